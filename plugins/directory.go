@@ -1,0 +1,54 @@
+package plugins
+
+import (
+	"crypto/sha256"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+)
+
+// Consumer is a configured caller with the credentials that prove it.
+type Consumer struct {
+	exchange.Consumer
+	// APIKeys are SHA-256 digests of the keys.
+	APIKeys [][sha256.Size]byte
+	// Username and PasswordHash (bcrypt "$2…" or argon2id "$argon2id$…") are
+	// for basic_auth; empty without one. Username defaults to the name.
+	Username, PasswordHash string
+}
+
+// Directory finds consumers by what they present. It never changes.
+type Directory struct {
+	byName map[string]*Consumer
+	byKey  map[[sha256.Size]byte]*Consumer
+	byUser map[string]*Consumer
+}
+
+// NewDirectory indexes consumers. Config has made sure that names, keys and
+// user names are unique.
+func NewDirectory(list []*Consumer) *Directory {
+	d := &Directory{
+		byName: make(map[string]*Consumer, len(list)),
+		byKey:  make(map[[sha256.Size]byte]*Consumer, len(list)),
+		byUser: make(map[string]*Consumer, len(list)),
+	}
+	for _, c := range list {
+		d.byName[c.Name] = c
+		for _, k := range c.APIKeys {
+			d.byKey[k] = c
+		}
+		if c.PasswordHash != "" {
+			d.byUser[c.Username] = c
+		}
+	}
+	return d
+}
+
+// ByName finds a consumer by its key in the config; nil if there is none.
+func (d *Directory) ByName(name string) *Consumer { return d.byName[name] }
+
+// ByAPIKey finds who owns a key. Looking up a digest, not the key, makes the
+// time taken tell nothing about the key.
+func (d *Directory) ByAPIKey(key []byte) *Consumer { return d.byKey[sha256.Sum256(key)] }
+
+// ByUsername finds who signs in by a user name with a password.
+func (d *Directory) ByUsername(name string) *Consumer { return d.byUser[name] }
