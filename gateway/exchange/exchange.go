@@ -89,8 +89,10 @@ type WAFInfo struct {
 
 // Exchange is the state of one request.
 type Exchange struct {
+	// Ctx is the fasthttp request and reply.
+	Ctx      *fasthttp.RequestCtx
 	Front    Front
-	Route    *Route // nil until a route was found
+	Route    *Route // nil until dispatch has chosen one
 	Listener string
 	Start    time.Time
 
@@ -105,6 +107,9 @@ type Exchange struct {
 	// comes from: the peer, or what a trusted proxy says.
 	Peer   netip.AddrPort
 	Client netip.Addr
+	// Trusted says that the peer is a trusted proxy, whose forwarding headers
+	// are believed.
+	Trusted bool
 
 	RequestID string
 	Identity  Identity
@@ -119,6 +124,9 @@ type Exchange struct {
 	Stream bool
 	// Deadline is when the request's time is over; zero means none.
 	Deadline time.Time
+	// Scratch is memory for what dispatch computes (Host, Path); it is kept
+	// when the exchange is recycled.
+	Scratch []byte
 
 	owner  Owner
 	ctx    context.Context
@@ -142,7 +150,7 @@ var pool = sync.Pool{New: func() any { return new(Exchange) }}
 // o.Finish is called, when ctx is reset after the reply or the tunnel.
 func Acquire(ctx *fasthttp.RequestCtx, f Front, o Owner) *Exchange {
 	e := pool.Get().(*Exchange)
-	e.Front, e.owner = f, o
+	e.Ctx, e.Front, e.owner = ctx, f, o
 	ctx.SetUserValue(key, e)
 	return e
 }
@@ -165,7 +173,7 @@ func (e *Exchange) Close() error {
 	if e.owner != nil {
 		e.owner.Finish(e)
 	}
-	*e = Exchange{}
+	*e = Exchange{Scratch: e.Scratch[:0]}
 	pool.Put(e)
 	return nil
 }
