@@ -1,0 +1,62 @@
+# Gatehouse. `make` lists the targets.
+SHELL := /bin/bash
+GO ?= go
+export GOTOOLCHAIN := local
+BIN := bin/gatehouse
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+TOOL := $(GO) tool -modfile=tools/go.mod
+PKGS := ./...
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-fast test-long race fuzz bench lint fmt gen image setup clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/gatehouse
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/gatehouse
+
+demo: build ## two sample upstreams and the gateway on loopback, with commands to try
+	$(BIN) demo
+
+setup: ## install what the tests and benchmarks need (Debian packages), where missing
+	scripts/setup.sh
+
+test: lint test-fast race ## everything a change must pass (< 15 minutes on 2 cores)
+	$(GO) test -count=1 -timeout 10m ./test/...
+
+test-fast: ## unit tests; needs nothing but Go
+	$(GO) vet $(PKGS)
+	$(GO) test -timeout 8m $$($(GO) list ./... | grep -v /test)
+
+race: ## unit tests of the concurrent packages under the race detector
+	$(GO) test -race -timeout 10m ./gateway/... ./plugins/... ./ratelimit/... ./telemetry/... ./control/...
+
+test-long: ## soak, floods and the large corpora (up to an hour)
+	$(GO) test -count=1 -tags long -timeout 60m ./gateway/... ./waf/... ./test/...
+
+FUZZTIME ?= 30s
+fuzz: ## every fuzz target for FUZZTIME each
+	scripts/fuzz.sh $(FUZZTIME)
+
+bench: build ## side by side with nginx and HAProxy (needs make setup)
+	scripts/setup.sh bench
+	$(GO) run ./bench -gatehouse $(BIN)
+
+lint: ## formatting, vet, staticcheck, generated files fresh
+	@out=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofumpt-ed (make fmt):"; echo "$$out"; exit 1; fi
+	$(TOOL) staticcheck $(PKGS)
+
+fmt: ## format every Go file
+	$(TOOL) gofumpt -w $$(git ls-files '*.go')
+
+gen: ## regenerate the configuration reference, schema and metric list
+	$(GO) generate ./...
+
+image: ## a container image from a static binary (needs a container engine)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/gatehouse ./cmd/gatehouse
+	docker build -t gatehouse:$(VERSION) -f deploy/Dockerfile .
+
+clean: ## remove what was built
+	rm -rf bin dist

@@ -1,0 +1,79 @@
+// Package snapshot is one compiled revision of the config: what the data plane
+// reads. A snapshot never changes. Requests hold a reference from dispatch to
+// their last byte, so what it owns is closed only after the last one has gone.
+package snapshot
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/route"
+	"github.com/gatehouse-proxy/gatehouse/gateway/target"
+)
+
+// Listener is what one listener needs to dispatch a request.
+type Listener struct {
+	Name    string
+	Address string
+	Routes  *route.Table[*exchange.Route]
+	// NoRoute runs when nothing matches: the global plugins, then a refusal.
+	NoRoute *exchange.Route
+	// Rules make a path unambiguous.
+	Rules target.Rules
+	// Trusted are the proxies whose forwarding headers are believed; nil: none.
+	Trusted *target.Trusted
+	// Settings for the sockets and the protocol front.
+	Server ServerSettings
+}
+
+// Snapshot is one compiled revision.
+type Snapshot struct {
+	// Digest of the config it was compiled from.
+	Digest string
+	// Listeners by address: an address that stays keeps its socket.
+	Listeners map[string]*Listener
+	// Units are what the snapshot owns, shared with its neighbours in time.
+	Units *Units
+
+	refs    atomic.Int64
+	retired chan struct{}
+	once    sync.Once
+}
+
+// New returns a snapshot that is referenced once, by whoever makes it current.
+func New(digest string, listeners map[string]*Listener, units *Units) *Snapshot {
+	s := &Snapshot{Digest: digest, Listeners: listeners, Units: units, retired: make(chan struct{})}
+	s.refs.Store(1)
+	return s
+}
+
+// TryRef takes a reference for a request; false once the snapshot is retired
+// and its last request has gone.
+func (s *Snapshot) TryRef() bool {
+	for {
+		n := s.refs.Load()
+		if n <= 0 {
+			return false
+		}
+		if s.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// Release gives a reference back. The last one closes, in another goroutine,
+// the units no newer snapshot shares.
+func (s *Snapshot) Release() {
+	if s.refs.Add(-1) == 0 {
+		s.once.Do(func() {
+			go func() {
+				s.Units.Release()
+				close(s.retired)
+			}()
+		})
+	}
+}
+
+// Retired is closed when the snapshot's units have been released.
+func (s *Snapshot) Retired() <-chan struct{} { return s.retired }

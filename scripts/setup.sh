@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Installs what tests and benchmarks need beyond Go, where it is missing, on
+# Debian and its relatives; elsewhere it says what to install.
+#   scripts/setup.sh         for make test
+#   scripts/setup.sh bench   also nginx, HAProxy and the load generators
+set -euo pipefail
+declare -A package=([curl]=curl)
+if [[ ${1:-} == bench ]]; then
+	package+=([nginx]=nginx-light [haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client)
+fi
+missing=()
+for command in "${!package[@]}"; do
+	PATH=$PATH:/usr/sbin command -v "$command" >/dev/null || missing+=("${package[$command]}")
+done
+if (( ${#missing[@]} == 0 )); then
+	exit 0
+fi
+echo "setup: missing: ${missing[*]}"
+if ! command -v apt-get >/dev/null; then
+	echo "setup: no apt-get here; install these by hand and run again" >&2
+	exit 1
+fi
+sudo=()
+if (( EUID != 0 )); then sudo=(sudo); fi
+"${sudo[@]}" apt-get update -qq
+DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+echo "setup: installed ${missing[*]}"
