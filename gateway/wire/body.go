@@ -160,7 +160,7 @@ func (b *Body) read(p []byte) (n int, err error) {
 					return n, reason.BadChunk
 				}
 			}
-			if i == 0 || i < len(line) && (line[i] != ';' || ctl(line[i:])) {
+			if i == 0 || i < len(line) && (line[i] != ';' || hasControl(line[i:])) {
 				return n, reason.BadChunk
 			}
 			if b.extra += len(line) - i; b.extra > 16<<10 {
@@ -218,10 +218,10 @@ func (b *Body) read(p []byte) (n int, err error) {
 				return n, io.EOF
 			}
 			q := 0
-			for q < len(line) && tok[line[q]] {
+			for q < len(line) && tokenChar[line[q]] {
 				q++
 			}
-			if q == 0 || q == len(line) || line[q] != ':' || ctl(line[q:]) || forbiddenTrailer(line[:q]) {
+			if q == 0 || q == len(line) || line[q] != ':' || hasControl(line[q:]) || forbiddenTrailer(line[:q]) {
 				return n, reason.BadTrailer
 			}
 			if b.extra += len(line); b.extra > 16<<10 {
@@ -258,7 +258,7 @@ func (b *Body) line(max int) ([]byte, error) {
 // what must never arrive as a trailer: framing, routing, authentication, request modifiers
 func forbiddenTrailer(n []byte) bool {
 	for _, s := range [...]string{"content-length", "transfer-encoding", "host", "authorization", "proxy-authorization", "cookie", "set-cookie", "connection", "te", "trailer", "upgrade", "expect", "content-encoding", "content-type", "content-range", "cache-control", "max-forwards", "range", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "keep-alive", "www-authenticate", "proxy-authenticate"} {
-		if eqFold(n, s) {
+		if EqualFold(n, s) {
 			return true
 		}
 	}
