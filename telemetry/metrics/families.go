@@ -1,0 +1,100 @@
+package metrics
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Kind is a Prometheus metric type.
+type Kind string
+
+// The kinds in use.
+const (
+	KindCounter   Kind = "counter"
+	KindGauge     Kind = "gauge"
+	KindHistogram Kind = "histogram"
+)
+
+// Family describes one metric for documentation.
+type Family struct {
+	Name, Help string
+	Kind       Kind
+	Labels     []string
+}
+
+type family struct {
+	Family
+	desc *prometheus.Desc
+}
+
+func define(kind Kind, name, help string, labels ...string) *family {
+	return &family{
+		Family: Family{Name: name, Help: help, Kind: kind, Labels: labels},
+		desc:   prometheus.NewDesc(name, help, labels, nil),
+	}
+}
+
+// unhandledRefusals is the reason under which unknown ones are counted.
+const unhandledRefusals = "other"
+
+// The families this package collects. The order is the documentation's.
+var (
+	buildInfo = define(KindGauge, "gatehouse_build_info", "Always 1; the labels say which version runs.", "version", "go_version")
+
+	requests        = define(KindCounter, "gatehouse_route_requests_total", "Requests finished, by route and status code.", "route", "code")
+	requestDuration = define(KindHistogram, "gatehouse_route_request_duration_seconds", "From the first byte of the request head to the last byte of the reply.", "route")
+	requestBytes    = define(KindCounter, "gatehouse_route_request_body_bytes_total", "Bytes of request bodies read.", "route")
+	replyBytes      = define(KindCounter, "gatehouse_route_response_body_bytes_total", "Bytes of reply bodies written.", "route")
+	inFlight        = define(KindGauge, "gatehouse_route_requests_in_flight", "Requests being served, all routes together.")
+	refusals        = define(KindCounter, "gatehouse_route_refusals_total", "Requests that Gatehouse itself answered, by reason.", "reason")
+
+	replies          = define(KindCounter, "gatehouse_upstream_responses_total", "Replies of an upstream's endpoints, by status code; every try counts.", "upstream", "code")
+	tryDuration      = define(KindHistogram, "gatehouse_upstream_try_duration_seconds", "From the start of one try to its reply head or failure.", "upstream")
+	tries            = define(KindCounter, "gatehouse_upstream_tries_total", "Tries by endpoint and outcome.", "upstream", "endpoint", "outcome")
+	retries          = define(KindCounter, "gatehouse_upstream_retries_total", "Tries after the first of a request.", "upstream")
+	retriesDenied    = define(KindCounter, "gatehouse_upstream_retries_denied_total", "Retries not made because the budget was used up.", "upstream")
+	hedges           = define(KindCounter, "gatehouse_upstream_hedges_total", "Second tries sent because the first was slow.", "upstream")
+	mirrors          = define(KindCounter, "gatehouse_upstream_mirrored_total", "Copies of requests sent to a mirror.", "upstream")
+	overflow         = define(KindCounter, "gatehouse_upstream_overflow_total", "Requests refused by a circuit breaker limit.", "upstream", "limit")
+	noEndpoint       = define(KindCounter, "gatehouse_upstream_no_endpoint_total", "Picks that found no endpoint to use.", "upstream")
+	panicMode        = define(KindGauge, "gatehouse_upstream_panic_mode", "1 while so few endpoints are healthy that all are used.", "upstream")
+	upstreamActive   = define(KindGauge, "gatehouse_upstream_requests_in_flight", "Tries under way, by endpoint.", "upstream", "endpoint")
+	upstreamOpen     = define(KindGauge, "gatehouse_upstream_connections_open", "Connections to endpoints, idle ones included.", "upstream", "endpoint")
+	upstreamConnects = define(KindCounter, "gatehouse_upstream_connects_total", "Connections made to endpoints.", "upstream", "endpoint")
+	connectFailures  = define(KindCounter, "gatehouse_upstream_connect_failures_total", "Connections to endpoints that could not be made.", "upstream", "endpoint")
+	healthy          = define(KindGauge, "gatehouse_upstream_endpoint_healthy", "1 if the endpoint passes its health check and is not ejected.", "upstream", "endpoint")
+	ejections        = define(KindCounter, "gatehouse_upstream_ejections_total", "Times outlier detection took an endpoint out.", "upstream", "endpoint")
+	probes           = define(KindCounter, "gatehouse_upstream_health_checks_total", "Health checks, by result.", "upstream", "endpoint", "result")
+	listenerOpen     = define(KindGauge, "gatehouse_listener_connections_open", "Client connections.", "listener")
+	listenerAccepted = define(KindCounter, "gatehouse_listener_connections_total", "Client connections accepted.", "listener")
+	listenerRefused  = define(KindCounter, "gatehouse_listener_connections_refused_total", "Client connections closed at once, over a limit.", "listener")
+	listenerRefusals = define(KindCounter, "gatehouse_listener_protocol_refusals_total", "Requests refused by the protocol parser, by reason.", "listener", "reason")
+	acceptErrors     = define(KindCounter, "gatehouse_listener_accept_errors_total", "Accepts that failed, for want of file descriptors for example.", "listener")
+	configRevision   = define(KindGauge, "gatehouse_config_revision_number", "The revision that is live; counts from 1 at start.")
+	configOK         = define(KindGauge, "gatehouse_config_last_reload_successful", "1 if the last reload succeeded, 0 if the node keeps an older config.")
+	configTime       = define(KindGauge, "gatehouse_config_last_success_timestamp_seconds", "When the live config was applied, seconds since 1970.")
+	configTook       = define(KindGauge, "gatehouse_config_last_reload_duration_seconds", "How long the last reload took.")
+	configReloads    = define(KindCounter, "gatehouse_config_reloads_total", "Reloads by result.", "result")
+	configBroken     = define(KindGauge, "gatehouse_config_routes_broken", "Routes of the live config that do not work on this node.")
+	accessLogLines   = define(KindCounter, "gatehouse_accesslog_lines_total", "Access log lines, by what became of them.", "result")
+	traceSpans       = define(KindCounter, "gatehouse_trace_spans_total", "Spans, by what became of them.", "result")
+	panics           = define(KindCounter, "gatehouse_node_panics_total", "Panics caught while serving a request.")
+	families         = []*family{
+		buildInfo,
+		requests, requestDuration, requestBytes, replyBytes, inFlight, refusals,
+		replies, tryDuration, tries, retries, retriesDenied, hedges, mirrors, overflow, noEndpoint, panicMode,
+		upstreamActive, upstreamOpen, upstreamConnects, connectFailures, healthy, ejections, probes,
+		listenerOpen, listenerAccepted, listenerRefused, listenerRefusals, acceptErrors,
+		configRevision, configOK, configTime, configTook, configReloads, configBroken,
+		accessLogLines, traceSpans, panics,
+	}
+)
+
+// Families lists everything this package collects besides the Go runtime's and
+// the process's own metrics.
+func Families() []Family {
+	out := make([]Family, len(families))
+	for i, f := range families {
+		out[i] = f.Family
+	}
+	return out
+}
