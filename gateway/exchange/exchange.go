@@ -134,6 +134,7 @@ type Exchange struct {
 	step   int
 	extra  [4]extra
 	nextra int
+	held   holds
 }
 
 type extra struct{ key, value any }
@@ -170,6 +171,7 @@ func (e *Exchange) Close() error {
 		e.Front.OnGone(nil)
 		e.cancel()
 	}
+	e.release() // before Finish, which lets go of the snapshot and its plugins
 	if e.owner != nil {
 		e.owner.Finish(e)
 	}
