@@ -4,7 +4,10 @@
 package problem
 
 import (
+	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -14,6 +17,45 @@ type Problem struct {
 	Path string
 	// Message says what is wrong and what was expected, lower case, no full stop.
 	Message string
+	// At is the place in the text; the zero value when only the path is known.
+	At Position
+}
+
+// Position is a place in a file. Line and Column count from 1; 0 is unknown.
+type Position struct {
+	File         string
+	Line, Column int
+}
+
+// Known is true if p is a place.
+func (p Position) Known() bool { return p.Line > 0 }
+
+// String is "file:line:column", without the parts that are not known.
+func (p Position) String() string {
+	var b strings.Builder
+	b.WriteString(p.File)
+	if p.Known() {
+		if p.File != "" {
+			b.WriteByte(':')
+		}
+		b.WriteString(strconv.Itoa(p.Line))
+		b.WriteByte(':')
+		b.WriteString(strconv.Itoa(p.Column))
+	}
+	return b.String()
+}
+
+// String is "file:line:column: path: message", without the parts that are not known.
+func (p Problem) String() string {
+	var b strings.Builder
+	for _, part := range []string{p.At.String(), p.Path} {
+		if part != "" {
+			b.WriteString(part)
+			b.WriteString(": ")
+		}
+	}
+	b.WriteString(p.Message)
+	return b.String()
 }
 
 // List collects problems below one path. The zero value is ready. A List is
@@ -25,10 +67,15 @@ type List struct {
 
 // Add notes a problem at key below the list's path; key may be "" for the path itself.
 func (l *List) Add(key, format string, args ...any) {
+	l.AddAt(Position{}, key, format, args...)
+}
+
+// AddAt is Add where the place in the text is known.
+func (l *List) AddAt(at Position, key, format string, args ...any) {
 	if l.all == nil {
 		l.all = new([]Problem)
 	}
-	*l.all = append(*l.all, Problem{Path: Join(l.at, key), Message: fmt.Sprintf(format, args...)})
+	*l.all = append(*l.all, Problem{Path: Join(l.at, key), Message: fmt.Sprintf(format, args...), At: at})
 }
 
 // Check is Add when ok is false.
@@ -54,10 +101,13 @@ func (l *List) All() []Problem {
 	return *l.all
 }
 
+// Len is how many problems there are, those of every view included.
+func (l *List) Len() int { return len(l.All()) }
+
 // Path is where this list's keys are below.
 func (l *List) Path() string { return l.at }
 
-// Err is nil if nothing is wrong, else one error naming every problem by path.
+// Err is nil if nothing is wrong, else one error naming every problem, one a line.
 func (l *List) Err() error {
 	all := l.All()
 	if len(all) == 0 {
@@ -65,9 +115,25 @@ func (l *List) Err() error {
 	}
 	lines := make([]string, len(all))
 	for i, p := range all {
-		lines[i] = p.Path + ": " + p.Message
+		lines[i] = p.String()
 	}
-	return fmt.Errorf("%s", strings.Join(lines, "\n"))
+	return errors.New(strings.Join(lines, "\n"))
+}
+
+// Sort orders problems by file, line, column and path; what has no place comes first.
+func Sort(all []Problem) {
+	slices.SortStableFunc(all, func(a, b Problem) int {
+		if c := strings.Compare(a.At.File, b.At.File); c != 0 {
+			return c
+		}
+		if c := a.At.Line - b.At.Line; c != 0 {
+			return c
+		}
+		if c := a.At.Column - b.At.Column; c != 0 {
+			return c
+		}
+		return strings.Compare(a.Path, b.Path)
+	})
 }
 
 // Join appends a key or an index ("[2]") to a path.
