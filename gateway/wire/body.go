@@ -1,105 +1,135 @@
 package wire
 
 import (
-	"bytes"
 	"io"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
-// Source gives buffered bytes and refills them; the server's and the upstream client's connections implement it.
+// Source is the connection a body is read from: bytes that have arrived
+// already, and more of them. The server's and the upstream client's
+// connections implement it.
 type Source interface {
+	// Buffered returns what has arrived and was not consumed.
 	Buffered() []byte
+	// Consume drops the first n buffered bytes; they stay valid until More.
 	Consume(n int)
-	More() error                  // blocks; io.EOF at the end
-	Direct(p []byte) (int, error) // read past an empty buffer
+	// More blocks until there are more buffered bytes; io.EOF at the end.
+	More() error
+	// Direct reads past the buffer, which is empty. io.EOF at the end.
+	Direct(p []byte) (int, error)
 }
+
+type bodyState uint8
 
 const (
-	bNone = iota
-	bLength
-	bChunkSize
-	bChunkData
-	bChunkEnd
-	bTrailer
-	bDone
+	stateDone bodyState = iota
+	stateLength
+	stateChunkSize
+	stateChunkData
+	stateChunkEnd
+	stateTrailer
 )
 
-// Body decodes one message body. Clean io.EOF only at its true end.
+// Body decodes one message body. It ends with io.EOF at its true end only: a
+// source that ends early is reason.BodyCut, bad chunks are reason.BadChunk, bad
+// trailers reason.BadTrailer, too many bytes reason.BodyTooLarge; whatever else
+// the source says is passed on. Errors are final. It is not safe for concurrent
+// use. The zero value is an empty body.
 type Body struct {
+	// Count is how many bytes of the body have been read.
+	Count int64
+	// Trailers are the validated lines "Name: value\r\n" that followed a
+	// chunked body. They are complete once AtEOF; forbidden names never get in.
+	Trailers []byte
+
 	src      Source
-	st       int
-	left     int64
-	extra    int // bytes of chunk extensions + trailers so far
-	Count    int64
-	Max      int64
+	state    bodyState
+	left     int64 // bytes left of the body, or of the chunk
+	max      int64 // -1: unlimited
+	overhead int   // bytes of chunk extensions and trailers so far
+	trailers int
 	err      error
-	Trailers []byte       // raw, validated lines "Name: value\r\n"
-	First    func() error // runs before the first read: sends 100 Continue
 }
 
-func (b *Body) Start(src Source, chunked bool, n, max int64) {
-	tr := b.Trailers[:0]
-	*b = Body{src: src, left: n, Max: max, Trailers: tr}
+// Start begins a body: chunked, or n bytes long. More than limit bytes are
+// refused; 0 means no limit.
+func (b *Body) Start(src Source, chunked bool, n, limit int64) {
+	*b = Body{src: src, left: n, max: -1, Trailers: b.Trailers[:0]}
 	switch {
 	case chunked:
-		b.st = bChunkSize
+		b.state, b.left = stateChunkSize, 0
 	case n > 0:
-		b.st = bLength
-	default:
-		b.st = bDone
+		b.state = stateLength
 	}
-	if max > 0 && n > max {
-		b.err = reason.BodyTooLarge
+	if limit > 0 {
+		b.Limit(limit)
 	}
 }
 
 // Limit lowers the number of bytes that may be read; reading more fails with
-// reason.BodyTooLarge, at once where the length is announced.
-func (b *Body) Limit(max int64) {
-	if b.Max > 0 && b.Max <= max {
+// reason.BodyTooLarge, at once where the length is announced. A higher limit
+// than the one in force, and a negative one, change nothing.
+func (b *Body) Limit(limit int64) {
+	if limit < 0 || b.max >= 0 && b.max <= limit {
 		return
 	}
-	b.Max = max
-	if b.st == bLength && b.Count+b.left > max && b.err == nil {
+	b.max = limit
+	if b.state == stateLength && b.Count+b.left > limit && b.err == nil {
 		b.err = reason.BodyTooLarge
 	}
 }
 
 // AtEOF reports that the body was read to its end.
-func (b *Body) AtEOF() bool  { return b.st == bDone || b.st == bNone }
-func (b *Body) Left() int64  { return b.left }
-func (b *Body) Length() bool { return b.st == bLength }
+func (b *Body) AtEOF() bool { return b.state == stateDone }
 
-func (b *Body) more() error {
-	err := b.src.More()
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
+// Remaining is how many bytes are left of a body of announced length that is
+// still sound; ok is false for any other.
+func (b *Body) Remaining() (n int64, ok bool) {
+	return b.left, b.state == stateLength && b.err == nil
 }
 
+// Whole takes the complete body when it is buffered already, else nil. The
+// bytes are valid until the source's next More. It counts as reading the body.
+func (b *Body) Whole() []byte {
+	if b.state != stateLength || b.err != nil {
+		return nil
+	}
+	p := b.src.Buffered()
+	if int64(len(p)) < b.left {
+		return nil
+	}
+	p = p[:b.left:b.left]
+	b.src.Consume(len(p))
+	b.Count += int64(len(p))
+	b.left, b.state = 0, stateDone
+	return p
+}
+
+// Read implements io.Reader. It hands out what has arrived rather than wait
+// for p to be filled.
 func (b *Body) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
-	if b.st == bDone || b.st == bNone {
+	if b.state == stateDone {
 		return 0, io.EOF
 	}
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if b.First != nil {
-		f := b.First
-		b.First = nil
-		if err := f(); err != nil {
-			b.err = err
-			return 0, err
+	var n int
+	var err error
+	if b.state == stateLength {
+		n, err = b.data(p)
+		if b.left == 0 && err == nil {
+			b.state, err = stateDone, io.EOF
 		}
+	} else {
+		n, err = b.chunked(p)
 	}
-	n, err := b.read(p)
 	b.Count += int64(n)
-	if b.Max > 0 && b.Count > b.Max {
+	if b.max >= 0 && b.Count > b.max {
 		n, err = 0, reason.BodyTooLarge
 	}
 	if err != nil && err != io.EOF {
@@ -108,6 +138,7 @@ func (b *Body) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// data reads of the b.left bytes that come next.
 func (b *Body) data(p []byte) (int, error) {
 	if int64(len(p)) > b.left {
 		p = p[:b.left]
@@ -120,162 +151,17 @@ func (b *Body) data(p []byte) (int, error) {
 	}
 	n, err := b.src.Direct(p)
 	b.left -= int64(n)
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
 	if n > 0 {
-		err = nil
+		return n, nil // the error comes again
 	}
-	return n, err
+	return 0, cutShort(err)
 }
 
-func (b *Body) read(p []byte) (n int, err error) {
-	for {
-		switch b.st {
-		case bLength:
-			n, err = b.data(p)
-			if b.left == 0 && err == nil {
-				b.st = bDone
-				return n, io.EOF
-			}
-			return n, err
-		case bChunkSize:
-			if n > 0 && bytes.IndexByte(b.src.Buffered(), '\n') < 0 {
-				return n, nil // hand out what we have rather than wait for the next chunk
-			}
-			line, err := b.line(1024)
-			if err != nil {
-				return n, err
-			}
-			size, i := int64(0), 0
-			for i < len(line) && isHex(line[i]) {
-				c := line[i]
-				if c |= 0x20; c >= 'a' {
-					c -= 'a' - 10
-				} else {
-					c = line[i] - '0'
-				}
-				size = size<<4 | int64(c)
-				if i++; i > 15 {
-					return n, reason.BadChunk
-				}
-			}
-			if i == 0 || i < len(line) && (line[i] != ';' || hasControl(line[i:])) {
-				return n, reason.BadChunk
-			}
-			if b.extra += len(line) - i; b.extra > 16<<10 {
-				return n, reason.BadChunk
-			}
-			b.src.Consume(len(line) + 2)
-			b.left = size
-			if size == 0 {
-				b.st = bTrailer
-			} else {
-				b.st = bChunkData
-			}
-		case bChunkData:
-			if n > 0 {
-				if len(p) == 0 || len(b.src.Buffered()) == 0 {
-					return n, nil
-				}
-			}
-			m, err := b.data(p)
-			n, p = n+m, p[m:]
-			if err != nil {
-				return n, err
-			}
-			if b.left == 0 {
-				b.st = bChunkEnd
-			}
-			if len(p) == 0 {
-				return n, nil
-			}
-		case bChunkEnd:
-			for len(b.src.Buffered()) < 2 {
-				if n > 0 {
-					return n, nil
-				}
-				if err := b.more(); err != nil {
-					return n, err
-				}
-			}
-			if buf := b.src.Buffered(); buf[0] != '\r' || buf[1] != '\n' {
-				return n, reason.BadChunk
-			}
-			b.src.Consume(2)
-			b.st = bChunkSize
-		case bTrailer:
-			if n > 0 && bytes.IndexByte(b.src.Buffered(), '\n') < 0 {
-				return n, nil
-			}
-			line, err := b.line(8 << 10)
-			if err != nil {
-				return n, err
-			}
-			if len(line) == 0 {
-				b.src.Consume(2)
-				b.st = bDone
-				return n, io.EOF
-			}
-			q := 0
-			for q < len(line) && tokenChar[line[q]] {
-				q++
-			}
-			if q == 0 || q == len(line) || line[q] != ':' || hasControl(line[q:]) || forbiddenTrailer(line[:q]) {
-				return n, reason.BadTrailer
-			}
-			if b.extra += len(line); b.extra > 16<<10 {
-				return n, reason.BadTrailer
-			}
-			b.Trailers = append(append(b.Trailers, line...), "\r\n"...)
-			b.src.Consume(len(line) + 2)
-		case bDone:
-			return n, io.EOF
-		}
-	}
-}
+func (b *Body) more() error { return cutShort(b.src.More()) }
 
-// line returns the next CRLF line without consuming it.
-func (b *Body) line(max int) ([]byte, error) {
-	for {
-		buf := b.src.Buffered()
-		i := bytes.IndexByte(buf, '\n')
-		if i >= 0 {
-			if i == 0 || buf[i-1] != '\r' || i > max {
-				return nil, reason.BadChunk
-			}
-			return buf[:i-1], nil
-		}
-		if len(buf) > max {
-			return nil, reason.BadChunk
-		}
-		if err := b.more(); err != nil {
-			return nil, err
-		}
+func cutShort(err error) error {
+	if err == io.EOF {
+		return reason.BodyCut
 	}
-}
-
-// what must never arrive as a trailer: framing, routing, authentication, request modifiers
-func forbiddenTrailer(n []byte) bool {
-	for _, s := range [...]string{"content-length", "transfer-encoding", "host", "authorization", "proxy-authorization", "cookie", "set-cookie", "connection", "te", "trailer", "upgrade", "expect", "content-encoding", "content-type", "content-range", "cache-control", "max-forwards", "range", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "keep-alive", "www-authenticate", "proxy-authenticate"} {
-		if EqualFold(n, s) {
-			return true
-		}
-	}
-	return false
-}
-
-// Whole takes the complete body when it is already buffered; the bytes stay valid until the reply is finished.
-func (b *Body) Whole() []byte {
-	if b.st != bLength || b.err != nil || b.First != nil {
-		return nil
-	}
-	p := b.src.Buffered()
-	if int64(len(p)) < b.left {
-		return nil
-	}
-	p = p[:b.left]
-	b.src.Consume(len(p))
-	b.Count, b.left, b.st = int64(len(p)), 0, bDone
-	return p
+	return err
 }
