@@ -1,0 +1,163 @@
+// Package admin is the address for operators: health, readiness, metrics and,
+// when switched on, profiles. It never serves the data plane's traffic.
+package admin
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// Settings are what an admin server shows.
+type Settings struct {
+	// Address is HOST:PORT.
+	Address string
+	// DataDir is where the token file is kept.
+	DataDir string
+	// Pprof serves profiles under /debug/pprof/, for holders of the token.
+	Pprof bool
+	// Metrics answers /metrics.
+	Metrics http.Handler
+	// Ready is nil when the node may get traffic.
+	Ready func() error
+	// Detail is shown by /readyz and, with the token, by /api/v1/status.
+	Detail func() any
+}
+
+// Server is the admin server of one node.
+type Server struct {
+	settings Settings
+	token    [sha256.Size]byte
+	draining atomic.Bool
+	listener net.Listener
+	http     *http.Server
+}
+
+// New makes a server and its token file DATA_DIR/admin.token, which is written
+// with mode 0600 on first use. It opens no socket.
+func New(s Settings) (*Server, error) {
+	token, err := loadToken(filepath.Join(s.DataDir, "admin.token"))
+	if err != nil {
+		return nil, err
+	}
+	a := &Server{settings: s, token: sha256.Sum256([]byte(token))}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", a.readyz)
+	mux.Handle("GET /metrics", s.Metrics)
+	mux.Handle("GET /api/v1/status", a.guarded(http.HandlerFunc(a.status)))
+	if s.Pprof {
+		mux.Handle("GET /debug/pprof/", a.guarded(http.HandlerFunc(pprof.Index)))
+		mux.Handle("GET /debug/pprof/cmdline", a.guarded(http.HandlerFunc(pprof.Cmdline)))
+		mux.Handle("GET /debug/pprof/profile", a.guarded(http.HandlerFunc(pprof.Profile)))
+		mux.Handle("GET /debug/pprof/symbol", a.guarded(http.HandlerFunc(pprof.Symbol)))
+		mux.Handle("GET /debug/pprof/trace", a.guarded(http.HandlerFunc(pprof.Trace)))
+	}
+	a.http = &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+	}
+	return a, nil
+}
+
+// loadToken reads the token, making one first if there is none.
+func loadToken(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err == nil {
+		if token := strings.TrimSpace(string(b)); len(token) >= 32 {
+			return token, nil
+		}
+		return "", fmt.Errorf("%s: the admin token must have at least 32 characters; delete the file to get a new one", path)
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("reading the admin token: %w", err)
+	}
+	var raw [24]byte
+	rand.Read(raw[:])
+	token := hex.EncodeToString(raw[:])
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", fmt.Errorf("node.data_dir: %w", err)
+	}
+	if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("writing the admin token: %w", err)
+	}
+	return token, nil
+}
+
+// Start binds the address and serves.
+func (a *Server) Start(ctx context.Context) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", a.settings.Address)
+	if err != nil {
+		return fmt.Errorf("node.admin.address %q: %w", a.settings.Address, err)
+	}
+	a.listener = l
+	go a.http.Serve(l) //nolint:errcheck // it ends with ErrServerClosed, on Close
+	return nil
+}
+
+// Addr is the bound address.
+func (a *Server) Addr() net.Addr { return a.listener.Addr() }
+
+// Drain makes the node unready, before listeners close.
+func (a *Server) Drain() { a.draining.Store(true) }
+
+// Close stops serving at once; safe without Start.
+func (a *Server) Close() error { return a.http.Close() }
+
+func (a *Server) readyz(w http.ResponseWriter, _ *http.Request) {
+	body := map[string]any{"ready": true, "detail": a.settings.Detail()}
+	code := http.StatusOK
+	switch err := a.settings.Ready(); {
+	case a.draining.Load():
+		body["ready"], body["reason"], code = false, "draining", http.StatusServiceUnavailable
+	case err != nil:
+		body["ready"], body["reason"], code = false, err.Error(), http.StatusServiceUnavailable
+	}
+	reply(w, code, body)
+}
+
+func (a *Server) status(w http.ResponseWriter, _ *http.Request) {
+	reply(w, http.StatusOK, a.settings.Detail())
+}
+
+func reply(w http.ResponseWriter, code int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(body) // the client has gone: nobody is left to tell
+}
+
+// guarded asks for "Authorization: Bearer TOKEN".
+func (a *Server) guarded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		sum := sha256.Sum256([]byte(token))
+		if !ok || subtle.ConstantTimeCompare(sum[:], a.token[:]) != 1 {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="gatehouse admin"`)
+			reply(w, http.StatusUnauthorized, map[string]string{
+				"error": "send the token from DATA_DIR/admin.token as Authorization: Bearer TOKEN",
+			})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,117 @@
+package repo_test
+
+import (
+	"bufio"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// root is the repository's folder as seen from here.
+const root = "../.."
+
+func goFiles(t *testing.T) []string {
+	t.Helper()
+	var files []string
+	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && strings.HasPrefix(d.Name(), ".") && path != root {
+			return filepath.SkipDir
+		}
+		if strings.HasSuffix(path, ".go") {
+			files = append(files, path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func TestEveryPackageHasOneComment(t *testing.T) {
+	docs := map[string]int{}
+	for _, path := range goFiles(t) {
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.PackageClauseOnly|parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := filepath.Dir(path)
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		docs[key] += 0
+		if f.Doc != nil {
+			docs[key]++
+		}
+	}
+	for dir, n := range docs {
+		if n != 1 {
+			t.Errorf("%s: %d package comments, want 1", dir, n)
+		}
+	}
+}
+
+// longest is more than a person holds in the head; generated files and test
+// tables are exempt.
+const longest = 500
+
+func TestFilesAreShort(t *testing.T) {
+	for _, path := range goFiles(t) {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, generated := 0, false
+		for s := bufio.NewScanner(f); s.Scan(); lines++ {
+			generated = generated || strings.HasPrefix(s.Text(), "// Code generated")
+		}
+		f.Close()
+		if lines > longest && !generated {
+			t.Errorf("%s: %d lines, want at most %d", path, lines, longest)
+		}
+	}
+}
+
+func TestEveryPluginHasAReadmeInTheSameOrder(t *testing.T) {
+	want := []string{"## Name", "## Description", "## Syntax", "## Examples", "## Metrics"}
+	dirs, err := filepath.Glob(root + "/plugins/*/config.go")
+	if err != nil || len(dirs) == 0 {
+		t.Fatalf("no plugins found: %v", err)
+	}
+	for _, d := range dirs {
+		path := filepath.Join(filepath.Dir(d), "README.md")
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		at := -1
+		for _, w := range want {
+			i := strings.Index(string(text), "\n"+w+"\n")
+			if i < 0 || i < at {
+				t.Errorf("%s: section %q is missing or out of order", path, w)
+			}
+			at = i
+		}
+	}
+}
+
+func TestGoRunsWithThePinnedFasthttp(t *testing.T) {
+	mod, err := os.ReadFile(root + "/go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// 1.76 and older lose 1xx replies and close-delimited bodies; see docs/adr/0002.
+	if !strings.Contains(string(mod), "github.com/valyala/fasthttp v1.77.0") {
+		t.Error("go.mod: fasthttp must be v1.77.0")
+	}
+}
