@@ -115,9 +115,11 @@ type Exchange struct {
 	Identity  Identity
 	Span      telemetry.Span // nil when not sampled
 
-	Refusal  *reason.Refusal // why Gatehouse answered, nil otherwise
-	Upstream UpstreamInfo
-	WAF      WAFInfo
+	Refusal *reason.Refusal // why Gatehouse answered, nil otherwise
+	// RefusedBy is the step of the route's chain that refused.
+	RefusedBy string
+	Upstream  UpstreamInfo
+	WAF       WAFInfo
 
 	// Stream says that the reply must not be held back or rewritten: an
 	// upgrade, server-sent events, gRPC. Set by the proxy with the reply head.

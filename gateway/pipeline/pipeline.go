@@ -83,6 +83,7 @@ func step(c *fiber.Ctx) error {
 	}
 	e.Step(-1)
 	if err != nil {
+		e.RefusedBy = e.Route.Steps[at]
 		Refuse(c, e, err)
 	}
 	return nil
