@@ -1,0 +1,267 @@
+package upstream
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"time"
+)
+
+// Algorithm is how an endpoint is chosen. The values are the config's words.
+type Algorithm string
+
+// The algorithms. The empty string means LeastRequest.
+const (
+	// RoundRobin takes endpoints in turn; with unequal weights it is nginx's
+	// smooth weighted round robin.
+	RoundRobin Algorithm = "round_robin"
+	// Random takes any, by weight.
+	Random Algorithm = "random"
+	// LeastRequest takes the less busy of two random endpoints.
+	LeastRequest Algorithm = "least_request"
+	// PeakEWMA takes the one of two random endpoints that is likely to answer first.
+	PeakEWMA Algorithm = "peak_ewma"
+	// RingHash keeps equal hashes on one endpoint (ketama).
+	RingHash Algorithm = "ring_hash"
+	// Maglev does the same with a smaller spread of load and a constant-time lookup.
+	Maglev Algorithm = "maglev"
+)
+
+// Pool holds the connections to one endpoint. The proxy asserts its own type.
+type Pool interface {
+	// Close closes idle connections now and busy ones when their request ends.
+	// It does not block, and requests may still be in flight.
+	Close()
+}
+
+// Settings are what an Upstream is built from.
+type Settings struct {
+	// Name is the key under "upstreams" in the config.
+	Name string
+	// Endpoints are given addresses; exactly one of Endpoints and DNS is set.
+	Endpoints []EndpointSettings
+	DNS       *DNSSettings
+
+	Algorithm Algorithm
+	// SlowStart is how long the share of a new or recovered endpoint grows;
+	// 0: not at all. Endpoints known when the process starts begin at once, and
+	// the hashing algorithms ignore it (as Envoy's do): moving keys twice would
+	// hurt more than it helps.
+	SlowStart time.Duration
+	// PanicThreshold is the percentage of usable endpoints below which all are
+	// used; 0 switches that off.
+	PanicThreshold int
+	// LocalZone is the zone of this node. Endpoints of this zone are preferred
+	// to others of the same priority; empty: zones do not matter.
+	LocalZone string
+
+	// HealthCheck probes endpoints; nil: none.
+	HealthCheck *HealthSettings
+	Outlier     OutlierSettings
+	// Breaker limits what goes out at once; the zero value means Envoy's defaults.
+	Breaker BreakerSettings
+
+	// NewPool makes the connections of one endpoint; it opens none yet. The pool
+	// asks b before it opens a connection or lets a request wait. nil: no pools.
+	NewPool func(address string, b *Breaker) Pool
+	// PoolKey tells apart what NewPool makes: a pool is taken over on reload only
+	// if the key is the same. Typically a digest of the connection settings.
+	PoolKey string
+
+	// Log is for rare events; nil: silent.
+	Log *slog.Logger
+	// Events is told of every change, outside any lock. It must not block. May be nil.
+	Events func(Event)
+	// Observer counts. May be nil.
+	Observer Observer
+}
+
+// EndpointSettings is one given address.
+type EndpointSettings struct {
+	// Address is HOST:PORT.
+	Address string
+	// Weight is the endpoint's relative share, 1 to 1000; 0 means 1.
+	Weight int
+	Zone   string
+	// Priority: higher numbers get traffic only when lower ones fail, 0 to 15.
+	Priority int
+}
+
+// DNSSettings is a name that stands for endpoints.
+type DNSSettings struct {
+	// Name is NAME:PORT.
+	Name string
+	// Refresh is the shortest time between two resolutions; 0 means 30 s. A
+	// longer TTL of the records is respected when Server is set.
+	Refresh time.Duration
+	// Server is a DNS server HOST:PORT; empty: the system's resolver.
+	Server string
+}
+
+// HealthSettings are active probes.
+type HealthSettings struct {
+	// Type is "http" or "tcp".
+	Type string
+	// Path and Host of the HTTP probe. Host defaults to the endpoint's address.
+	Path, Host string
+	// Expect are the statuses that count as healthy; empty: 200 to 299.
+	Expect []StatusRange
+	// Interval and Timeout of a probe; 0 means 5 s and 1 s.
+	Interval, Timeout time.Duration
+	// Healthy and Unhealthy are how many results in a row change the state; 0
+	// means 2 and 3.
+	Healthy, Unhealthy int
+	// Jitter is the random share added to the interval, in percent.
+	Jitter int
+}
+
+// StatusRange is an inclusive range of status codes.
+type StatusRange struct{ From, To int }
+
+// OutlierSettings eject endpoints whose real requests fail.
+// Zero durations and counts mean Envoy's defaults (config.cluster.v3.OutlierDetection):
+// 5 in a row, 10 s, 30 s, 300 s, 10 %.
+type OutlierSettings struct {
+	Enabled bool
+	// ConsecutiveErrors in a row (5xx replies and tries without a reply) eject.
+	ConsecutiveErrors int
+	// Interval is how often ejections are reconsidered.
+	Interval time.Duration
+	// BaseEjection times the number of ejections, at most MaxEjection.
+	BaseEjection, MaxEjection time.Duration
+	// MaxEjectedPercent of the endpoints may be out at once; one always may.
+	MaxEjectedPercent int
+}
+
+// BreakerSettings limit what goes to the upstream at once.
+// The zero value means Envoy's defaults: 1024, 1024, 1024 and 3.
+type BreakerSettings struct {
+	MaxConnections, MaxRequests, MaxPending, MaxRetries int
+}
+
+// maxEndpoints is what a Maglev table's 16-bit entries can tell apart; nobody
+// should balance over more from one process.
+const maxEndpoints = 1 << 15
+
+// withDefaults fills in what was left out and reports what cannot be.
+func (s Settings) withDefaults() (Settings, error) {
+	var errs []error
+	bad := func(path, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("upstreams.%s.%s: %w", s.Name, path, fmt.Errorf(format, args...)))
+	}
+	if s.Algorithm == "" {
+		s.Algorithm = LeastRequest
+	}
+	switch s.Algorithm {
+	case RoundRobin, Random, LeastRequest, PeakEWMA, RingHash, Maglev:
+	default:
+		bad("load_balancer.algorithm", "%q is not known", string(s.Algorithm))
+	}
+	if s.PanicThreshold < 0 || s.PanicThreshold > 100 {
+		bad("load_balancer.panic_threshold", "must be 0 to 100, got %d", s.PanicThreshold)
+	}
+	if (s.DNS == nil) == (len(s.Endpoints) == 0) {
+		bad("endpoints", "exactly one of endpoints and dns is needed")
+	}
+	if len(s.Endpoints) > maxEndpoints {
+		bad("endpoints", "at most %d, got %d", maxEndpoints, len(s.Endpoints))
+	}
+	s.Endpoints = append([]EndpointSettings(nil), s.Endpoints...)
+	seen := make(map[string]bool, len(s.Endpoints))
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		path := fmt.Sprintf("endpoints[%d]", i)
+		if err := checkAddress(e.Address); err != nil {
+			bad(path+".address", "%q: %w", e.Address, err)
+		}
+		if seen[e.Address] {
+			bad(path+".address", "%q is given twice", e.Address)
+		}
+		seen[e.Address] = true
+		if e.Weight == 0 {
+			e.Weight = 1
+		}
+		if e.Weight < 0 || e.Weight > 1000 {
+			bad(path+".weight", "must be 1 to 1000, got %d", e.Weight)
+		}
+		if e.Priority < 0 || e.Priority > 15 {
+			bad(path+".priority", "must be 0 to 15, got %d", e.Priority)
+		}
+	}
+	if s.DNS != nil {
+		d := *s.DNS
+		if err := checkAddress(d.Name); err != nil {
+			bad("dns.name", "%q: %w", d.Name, err)
+		}
+		if d.Server != "" {
+			if err := checkAddress(d.Server); err != nil {
+				bad("dns.server", "%q: %w", d.Server, err)
+			}
+		}
+		setDefault(&d.Refresh, 30*time.Second)
+		s.DNS = &d
+	}
+	if s.HealthCheck != nil {
+		h := *s.HealthCheck
+		if err := h.setDefaults(); err != nil {
+			bad("health_check", "%w", err)
+		}
+		s.HealthCheck = &h
+	}
+	s.Outlier.setDefaults()
+	if s.Breaker == (BreakerSettings{}) {
+		s.Breaker = BreakerSettings{MaxConnections: 1024, MaxRequests: 1024, MaxPending: 1024, MaxRetries: 3}
+	}
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
+	}
+	s.Log = s.Log.With("upstream", s.Name)
+	return s, errors.Join(errs...)
+}
+
+func (h *HealthSettings) setDefaults() error {
+	setDefault(&h.Type, "http")
+	setDefault(&h.Path, "/")
+	setDefault(&h.Interval, 5*time.Second)
+	setDefault(&h.Timeout, time.Second)
+	setDefault(&h.Healthy, 2)
+	setDefault(&h.Unhealthy, 3)
+	if len(h.Expect) == 0 {
+		h.Expect = []StatusRange{{From: 200, To: 299}}
+	}
+	if h.Type != "http" && h.Type != "tcp" {
+		return fmt.Errorf("type %q is neither http nor tcp", h.Type)
+	}
+	return nil
+}
+
+func (o *OutlierSettings) setDefaults() {
+	setDefault(&o.ConsecutiveErrors, 5)
+	setDefault(&o.Interval, 10*time.Second)
+	setDefault(&o.BaseEjection, 30*time.Second)
+	setDefault(&o.MaxEjection, 300*time.Second)
+	setDefault(&o.MaxEjectedPercent, 10)
+}
+
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+func checkAddress(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return errors.New("must be HOST:PORT")
+	}
+	if host == "" {
+		return errors.New("the host is missing")
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("port %q must be 1 to 65535", port)
+	}
+	return nil
+}
