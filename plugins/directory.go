@@ -52,3 +52,10 @@ func (d *Directory) ByAPIKey(key []byte) *Consumer { return d.byKey[sha256.Sum25
 
 // ByUsername finds who signs in by a user name with a password.
 func (d *Directory) ByUsername(name string) *Consumer { return d.byUser[name] }
+
+// Each calls f for every consumer, in no particular order.
+func (d *Directory) Each(f func(*Consumer)) {
+	for _, c := range d.byName {
+		f(c)
+	}
+}
