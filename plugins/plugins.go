@@ -103,6 +103,12 @@ func (s Settings) Gauge(name, help string, labels ...string) *prometheus.GaugeVe
 	return register(s.Metrics, v)
 }
 
+// Histogram is Counter for a distribution; buckets are upper bounds, ascending.
+func (s Settings) Histogram(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+	return register(s.Metrics, v)
+}
+
 func register[V prometheus.Collector](r prometheus.Registerer, v V) V {
 	if r == nil {
 		return v
