@@ -29,7 +29,16 @@ type Factory struct {
 	// New builds an instance from a config that Config returned, decoded,
 	// defaulted and validated. It opens no socket and starts no goroutine.
 	New func(config any, s Settings) (Instance, error)
+	// Consumers and WAF ask for Settings.Consumers and Settings.WAF. Instances
+	// that do not ask are kept on a reload that changes only those.
+	Consumers, WAF bool
 }
+
+// NeedsConsumers returns the factory with Settings.Consumers asked for.
+func (f Factory) NeedsConsumers() Factory { f.Consumers = true; return f }
+
+// NeedsWAF returns the factory with Settings.WAF asked for.
+func (f Factory) NeedsWAF() Factory { f.WAF = true; return f }
 
 // Define makes a Factory of a typed constructor.
 func Define[C any](name string, build func(c *C, s Settings) (Instance, error)) Factory {
@@ -72,9 +81,10 @@ type Settings struct {
 	Log *slog.Logger
 	// Metrics is where collectors go; see Counter.
 	Metrics prometheus.Registerer
-	// Consumers are the configured consumers.
+	// Consumers are the configured consumers; nil unless the factory asks.
 	Consumers *Directory
-	// WAF are the configured WAF policies by name, "default" included.
+	// WAF are the configured WAF policies by name, "default" included; nil
+	// unless the factory asks.
 	WAF map[string]WAFPolicy
 	// Dir is what relative paths in the config are relative to.
 	Dir string
