@@ -1,0 +1,104 @@
+package trace
+
+import (
+	"context"
+	"strings"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	otel "go.opentelemetry.io/otel/trace"
+
+	"github.com/gatehouse-proxy/gatehouse/telemetry"
+)
+
+// start makes the server span of a sampled request.
+func (t *Tracer) start(c telemetry.TraceContext, continued bool, name string) (telemetry.TraceContext, telemetry.Span) {
+	ctx := context.Background()
+	if continued {
+		ctx = otel.ContextWithRemoteSpanContext(ctx, otel.NewSpanContext(otel.SpanContextConfig{
+			TraceID: c.TraceID, SpanID: c.SpanID, TraceFlags: otel.TraceFlags(c.Flags), Remote: true,
+		}))
+	}
+	ctx, s := t.tracer.Start(ctx, name, otel.WithSpanKind(otel.SpanKindServer))
+	sp := &span{tracer: t.tracer, ctx: ctx, s: s}
+	return sp.context(c.Flags), sp
+}
+
+type span struct {
+	tracer otel.Tracer
+	ctx    context.Context //nolint:containedctx // OpenTelemetry carries the parent in it
+	s      otel.Span
+}
+
+var _ telemetry.Span = (*span)(nil)
+
+func (p *span) context(flags byte) telemetry.TraceContext {
+	sc := p.s.SpanContext()
+	c := telemetry.TraceContext{TraceID: sc.TraceID(), SpanID: sc.SpanID(), Flags: flags}
+	c.SetSampled(sc.IsSampled())
+	return c
+}
+
+// Child begins a step. One whose name begins with "upstream" is a call to
+// somebody else, which traces show as the client's side.
+func (p *span) Child(name string) telemetry.Span {
+	kind := otel.SpanKindInternal
+	if strings.HasPrefix(name, "upstream") {
+		kind = otel.SpanKindClient
+	}
+	ctx, s := p.tracer.Start(p.ctx, strings.Clone(name), otel.WithSpanKind(kind))
+	return &span{tracer: p.tracer, ctx: ctx, s: s}
+}
+
+// SetString clones value: spans outlive the request they borrow from.
+func (p *span) SetString(key, value string) {
+	p.s.SetAttributes(attribute.String(key, strings.ToValidUTF8(strings.Clone(value), "\ufffd")))
+}
+
+// SetInt sets a number.
+func (p *span) SetInt(key string, value int64) { p.s.SetAttributes(attribute.Int64(key, value)) }
+
+// Fail marks the span as failed.
+func (p *span) Fail(message string) {
+	p.s.SetStatus(codes.Error, strings.ToValidUTF8(strings.Clone(message), "\ufffd"))
+}
+
+// End hands the span to the exporter.
+func (p *span) End() { p.s.End() }
+
+// AppendTraceparent names this span as the parent.
+func (p *span) AppendTraceparent(dst []byte) []byte {
+	c := p.context(0)
+	return c.AppendTraceparent(dst)
+}
+
+// Request is what a server span says of its request, under OpenTelemetry's
+// names (https://opentelemetry.io/docs/specs/semconv/http/http-spans/). Empty
+// values are left out.
+type Request struct {
+	Method, Scheme, Host, Path, Route, Protocol string
+	Client, Peer, UserAgent, RequestID          string
+	Reason, Detail                              string
+	Status                                      int
+	BytesIn, BytesOut                           int64
+}
+
+// Describe puts r on a server span. A status of 500 or more marks it as failed.
+func Describe(s telemetry.Span, r *Request) {
+	for _, a := range [...]struct{ key, value string }{
+		{"http.request.method", r.Method}, {"url.scheme", r.Scheme}, {"server.address", r.Host},
+		{"url.path", r.Path}, {"http.route", r.Route}, {"network.protocol.version", strings.TrimPrefix(r.Protocol, "HTTP/")},
+		{"client.address", r.Client}, {"network.peer.address", r.Peer}, {"user_agent.original", r.UserAgent},
+		{"gatehouse.request_id", r.RequestID}, {"error.type", r.Reason},
+	} {
+		if a.value != "" {
+			s.SetString(a.key, a.value)
+		}
+	}
+	s.SetInt("http.response.status_code", int64(r.Status))
+	s.SetInt("http.request.body.size", r.BytesIn)
+	s.SetInt("http.response.body.size", r.BytesOut)
+	if r.Status >= 500 {
+		s.Fail(r.Detail)
+	}
+}
