@@ -1,0 +1,5 @@
+//go:build !race
+
+package attribute_test
+
+const raceEnabled = false
