@@ -3,6 +3,7 @@ package trace
 import (
 	"context"
 	"strings"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -52,7 +53,7 @@ func (p *span) Child(name string) telemetry.Span {
 
 // SetString clones value: spans outlive the request they borrow from.
 func (p *span) SetString(key, value string) {
-	p.s.SetAttributes(attribute.String(key, strings.ToValidUTF8(strings.Clone(value), "\ufffd")))
+	p.s.SetAttributes(attribute.String(key, owned(value)))
 }
 
 // SetInt sets a number.
@@ -60,7 +61,7 @@ func (p *span) SetInt(key string, value int64) { p.s.SetAttributes(attribute.Int
 
 // Fail marks the span as failed.
 func (p *span) Fail(message string) {
-	p.s.SetStatus(codes.Error, strings.ToValidUTF8(strings.Clone(message), "\ufffd"))
+	p.s.SetStatus(codes.Error, owned(message))
 }
 
 // End hands the span to the exporter.
@@ -83,8 +84,11 @@ type Request struct {
 	BytesIn, BytesOut                           int64
 }
 
-// Describe puts r on a server span. A status of 500 or more marks it as failed.
+// Describe puts r on a server span made by this package. A status of 500 or
+// more marks it as failed.
 func Describe(s telemetry.Span, r *Request) {
+	p := s.(*span)
+	kv := make([]attribute.KeyValue, 0, 14)
 	for _, a := range [...]struct{ key, value string }{
 		{"http.request.method", r.Method}, {"url.scheme", r.Scheme}, {"server.address", r.Host},
 		{"url.path", r.Path}, {"http.route", r.Route}, {"network.protocol.version", strings.TrimPrefix(r.Protocol, "HTTP/")},
@@ -92,13 +96,22 @@ func Describe(s telemetry.Span, r *Request) {
 		{"gatehouse.request_id", r.RequestID}, {"error.type", r.Reason},
 	} {
 		if a.value != "" {
-			s.SetString(a.key, a.value)
+			kv = append(kv, attribute.String(a.key, owned(a.value)))
 		}
 	}
-	s.SetInt("http.response.status_code", int64(r.Status))
-	s.SetInt("http.request.body.size", r.BytesIn)
-	s.SetInt("http.response.body.size", r.BytesOut)
+	p.s.SetAttributes(append(kv,
+		attribute.Int("http.response.status_code", r.Status),
+		attribute.Int64("http.request.body.size", r.BytesIn),
+		attribute.Int64("http.response.body.size", r.BytesOut))...)
 	if r.Status >= 500 {
 		s.Fail(r.Detail)
 	}
+}
+
+// owned is a copy of a borrowed string that a collector will accept.
+func owned(s string) string {
+	if utf8.ValidString(s) {
+		return strings.Clone(s)
+	}
+	return strings.ToValidUTF8(s, "\ufffd")
 }
