@@ -167,14 +167,20 @@ type Upstream struct {
 	Connection Connection `yaml:"connection"`
 }
 
-// DNS is a name that stands for endpoints.
+// DNS is a name that stands for endpoints, written as "NAME:PORT" or in full.
 type DNS struct {
 	// NAME:PORT.
 	Name string `yaml:"name" required:"true"`
-	// How often to resolve again at most; the records' TTL may say sooner never.
+	// How often the name is resolved again.
 	Refresh unit.Duration `yaml:"refresh" default:"30s" min:"1s"`
 	// A DNS server HOST:PORT instead of the system's.
 	Server string `yaml:"server"`
+}
+
+// UnmarshalText reads the short form.
+func (d *DNS) UnmarshalText(text []byte) error {
+	d.Name = string(text)
+	return nil
 }
 
 // Endpoint is written as "HOST:PORT" or in full.
@@ -188,15 +194,15 @@ type Endpoint struct {
 
 // UnmarshalText reads the short form.
 func (e *Endpoint) UnmarshalText(text []byte) error {
-	*e = Endpoint{Address: string(text), Weight: 1}
+	e.Address = string(text)
 	return nil
 }
 
 // LoadBalancer chooses endpoints.
 type LoadBalancer struct {
 	Algorithm string `yaml:"algorithm" enum:"round_robin,random,least_request,peak_ewma,ring_hash,maglev" default:"least_request"`
-	// Request attribute that ring_hash and maglev hash: client_ip,
-	// header.NAME, cookie.NAME, query.NAME, …
+	// What of the request ring_hash and maglev hash: client_ip, header.NAME,
+	// cookie.NAME or query.NAME.
 	HashOn string `yaml:"hash_on"`
 	// A new or recovered endpoint's share grows over this time; 0s: at once.
 	SlowStart unit.Duration `yaml:"slow_start" default:"0s"`
@@ -289,6 +295,17 @@ type BasicCredential struct {
 type WAF struct {
 	Policies map[string]WAFPolicy `yaml:"policies"`
 	Patches  map[string]WAFPatch  `yaml:"patches"`
+	// Where events go besides the node's own log.
+	EventLog WAFEventLog `yaml:"event_log"`
+}
+
+// WAFEventLog is one record for every request in which a rule matched.
+// Credentials in it are masked.
+type WAFEventLog struct {
+	// A file, "stdout", "stderr" or "off".
+	Path string `yaml:"path" default:"off"`
+	// json, or the form of ModSecurity's error log: one line for each match.
+	Format string `yaml:"format" enum:"json,modsecurity" default:"json"`
 }
 
 // WAFPolicy is how requests are inspected. The policy "default" exists unless redefined.
@@ -396,7 +413,7 @@ type PathMatch struct {
 
 // UnmarshalText reads the short form.
 func (m *PathMatch) UnmarshalText(text []byte) error {
-	*m = PathMatch{Prefix: string(text)}
+	m.Prefix = string(text)
 	return nil
 }
 
@@ -412,7 +429,7 @@ type ValueMatch struct {
 
 // UnmarshalText reads the short form.
 func (m *ValueMatch) UnmarshalText(text []byte) error {
-	*m = ValueMatch{Exact: string(text)}
+	m.Exact = string(text)
 	return nil
 }
 

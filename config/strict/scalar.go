@@ -41,12 +41,16 @@ func (d *Decoder) scalar(n *yaml.Node, v reflect.Value, r *rules) {
 	if !ok {
 		return
 	}
-	tag := n.Tag
-	if text != n.Value {
-		tag = resolved(n, text)
+	tag, referred := n.Tag, text != n.Value
+	if referred {
+		tag = typeOf(text) // quotes or not: within {} and [] a reference needs them
 	}
-	if !fits(tag, v.Kind(), text != n.Value) {
+	if !fits(tag, v.Kind(), referred) {
 		hint := ""
+		if referred {
+			d.Add(n, "", "must be %s, and %s is none", want, Describe(n))
+			return
+		}
 		if v.Kind() == reflect.String {
 			hint = `; put it in quotes: "` + n.Value + `"`
 		} else if n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0 {
@@ -254,6 +258,11 @@ func resolved(n *yaml.Node, text string) string {
 	if n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0 {
 		return "!!str"
 	}
+	return typeOf(text)
+}
+
+// typeOf is the YAML type of plain text, as far as package strict knows types.
+func typeOf(text string) string {
 	if text == "true" || text == "false" {
 		return "!!bool"
 	}

@@ -125,7 +125,7 @@ func TestDecodeGood(t *testing.T) {
 	f("merge of a list of maps", "x-a: &a {level: high}\nx-b: &b {level: low, wait: 2s}\ninner: {<<: [*a, *b]}", func(s *sample) {
 		s.Inner = inner{"high", unit.Duration(2e9)}
 	})
-	f("references", "name: \"${NAME}!\"\ncount: ${N}\non: ${YES}\nsize: ${NONE:-2KiB}\nplaces: ['${HOST}']\ncomment: ${EMPTY:-e}", func(s *sample) {
+	f("references", "name: \"${NAME}!\"\ncount: ${N}\non: '${YES}'\nsize: ${NONE:-2KiB}\nplaces: ['${HOST}']\ncomment: ${EMPTY:-e}", func(s *sample) {
 		s.Name, s.Count, s.Size, s.Places, s.Comment = "ann!", 7, 2048, []place{{"h:1", 1}}, "e"
 	})
 	f("not references", "map: {a: '${claim.x}', b: '$${NAME}', c: '$NAME ${', d: '${EMPTY}', e: '${Name}${}', f: '${claim.${NAME}}'}", func(s *sample) {
@@ -224,7 +224,7 @@ func TestDecodeBad(t *testing.T) {
 		`2:9: codes.x: must be a whole number in decimal digits, got "x"`)
 	f("references", "name: ${NOPE}\ncount: ${NAME}\ninner: {level: '${NAME}'}\nsize: ${NAME}\nsecret: file:nope",
 		"1:7: name: environment variable NOPE is not set; write ${NOPE:-default} to allow that",
-		`2:8: count: must be a whole number, got "${NAME}"`,
+		`2:8: count: must be a whole number, and "${NAME}" is none`,
 		`3:16: inner.level: must be low or high, got "${NAME}"`,
 		`4:7: size: must be a size such as 512, 64KiB or 8MiB, got "${NAME}"`,
 		"5:9: secret: file:nope: no such file")

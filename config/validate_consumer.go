@@ -1,0 +1,82 @@
+package config
+
+import (
+	"encoding/base64"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/gatehouse-proxy/gatehouse/config/problem"
+)
+
+// consumers checks credentials, and that no two consumers share one.
+func (v *validator) consumers(p *problem.List) {
+	keys, users := make(map[string]string), make(map[string]string)
+	for name, c := range each(v.c.Consumers) {
+		cp := under(p, "consumers", name)
+		cp.Check(isName(name), "", "a consumer's name %s", nameRule)
+		for i, k := range c.APIKeys {
+			at := index("api_keys", i)
+			if !apiKey.MatchString(k) {
+				cp.Add(at, "must be sha256: and 64 hexadecimal digits in lower case, the SHA-256 of the key")
+				continue
+			}
+			if owner, taken := keys[k]; taken {
+				cp.Add(at, "is already a key of consumer %q", owner)
+			}
+			keys[k] = name
+		}
+		for i, g := range c.Groups {
+			cp.Check(isName(g), index("groups", i), "%s, got %q", nameRule, g)
+		}
+		if b := c.BasicAuth; b != nil {
+			user := b.Username
+			if user == "" {
+				user = name
+			}
+			cp.Check(!strings.Contains(user, ":"), "basic_auth.username", "must not have a colon, got %q", user)
+			if owner, taken := users[user]; taken {
+				cp.Add("basic_auth.username", "%q is already the user name of consumer %q", user, owner)
+			}
+			users[user] = name
+			if why := badHash(b.PasswordHash.Reveal()); why != "" {
+				cp.Add("basic_auth.password_hash", "%s; gatehouse hash-password makes one", why)
+			}
+		}
+	}
+}
+
+var (
+	apiKey = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+	bcrypt = regexp.MustCompile(`^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$`)
+	argon2 = regexp.MustCompile(`^\$argon2id\$v=19\$m=(\d{1,7}),t=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)$`)
+)
+
+// badHash says why s is no hash of a password, without telling s.
+func badHash(s string) string {
+	if m := bcrypt.FindStringSubmatch(s); m != nil {
+		if cost, _ := strconv.Atoi(m[1]); cost < 4 || cost > 16 {
+			return "has a bcrypt cost outside 4 to 16: " + m[1]
+		}
+		return ""
+	}
+	m := argon2.FindStringSubmatch(s)
+	if m == nil {
+		return "must be a bcrypt ($2b$…) or argon2id ($argon2id$v=19$m=…,t=…,p=…$SALT$HASH) hash"
+	}
+	memory, _ := strconv.Atoi(m[1])
+	passes, _ := strconv.Atoi(m[2])
+	lanes, _ := strconv.Atoi(m[3])
+	salt, err1 := base64.RawStdEncoding.DecodeString(m[4])
+	sum, err2 := base64.RawStdEncoding.DecodeString(m[5])
+	switch {
+	case err1 != nil || err2 != nil || len(salt) < 8 || len(sum) < 16:
+		return "has a salt or hash that is too short or not base64"
+	case memory < 8*lanes || memory > 1<<20 || passes < 1 || lanes < 1:
+		return "has argon2 parameters out of range (m from 8×p to 1048576 KiB, t and p from 1)"
+	}
+	return ""
+}
+
+// dated is a date as patches have it.
+var dated = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}$`)

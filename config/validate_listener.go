@@ -1,0 +1,78 @@
+package config
+
+import (
+	"net/netip"
+
+	"github.com/gatehouse-proxy/gatehouse/config/problem"
+)
+
+// bound is an address somebody listens on.
+type bound struct {
+	path string
+	addr netip.Addr // the zero Addr: all addresses
+	host string     // a name, which clashes only with itself
+	port int
+}
+
+func (v *validator) listeners(p *problem.List) {
+	var taken []bound
+	if host, port, why := splitAddress(v.c.Node.Admin.Address); why == "" {
+		taken = append(taken, newBound("node.admin.address", host, port))
+	}
+	byPort := make(map[int][]bound)
+	for _, b := range taken {
+		byPort[b.port] = append(byPort[b.port], b)
+	}
+	for name, l := range each(v.c.Listeners) {
+		lp := under(p, "listeners", name)
+		lp.Check(isName(name), "", "a listener's name %s", nameRule)
+		if l.Address == "" {
+			lp.Add("address", "must not be empty")
+			continue
+		}
+		before := lp.Len()
+		checkListenAddress(lp, "address", l.Address)
+		if lp.Len() > before {
+			continue
+		}
+		host, port, _ := splitAddress(l.Address)
+		b := newBound(problem.Join(lp.Path(), "address"), host, port)
+		for _, other := range byPort[port] {
+			if port != 0 && b.clashes(other) {
+				lp.Add("address", "%q is already taken by %s", l.Address, other.path)
+				break
+			}
+		}
+		byPort[port] = append(byPort[port], b)
+	}
+}
+
+func newBound(path, host string, port int) bound {
+	b := bound{path: path, port: port}
+	switch host {
+	case "", "::":
+	case "localhost":
+		b.addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	default:
+		var err error
+		if b.addr, err = netip.ParseAddr(host); err != nil {
+			b.host = host
+		}
+		b.addr = b.addr.Unmap()
+	}
+	return b
+}
+
+// clashes is true if the kernel would refuse the second of the two.
+func (b bound) clashes(o bound) bool {
+	if b.host != "" || o.host != "" {
+		return b.host == o.host || b.all() || o.all()
+	}
+	if b.all() || o.all() || b.addr == o.addr {
+		return true
+	}
+	any4 := netip.IPv4Unspecified()
+	return b.addr == any4 && o.addr.Is4() || o.addr == any4 && b.addr.Is4()
+}
+
+func (b bound) all() bool { return b.host == "" && !b.addr.IsValid() }

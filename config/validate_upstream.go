@@ -1,0 +1,69 @@
+package config
+
+import (
+	"strings"
+
+	"github.com/gatehouse-proxy/gatehouse/config/problem"
+)
+
+func (v *validator) upstream(name string, u Upstream, p *problem.List) {
+	p.Check(isName(name), "", "an upstream's name %s", nameRule)
+	oneOf(p, given([]string{"endpoints", "dns"}, len(u.Endpoints) > 0, u.DNS != nil), "endpoints", "dns")
+	seen := make(map[string]int, len(u.Endpoints))
+	for i, e := range u.Endpoints {
+		key := index("endpoints", i)
+		checkPeerAddress(p, problem.Join(key, "address"), e.Address)
+		if first, twice := seen[e.Address]; twice {
+			p.Add(problem.Join(key, "address"), "%q is already endpoints[%d]; give one of them more weight instead", e.Address, first)
+		} else {
+			seen[e.Address] = i
+		}
+		p.Check(e.Zone == "" || isName(e.Zone), problem.Join(key, "zone"), "%s, got %q", nameRule, e.Zone)
+	}
+	if u.DNS != nil {
+		checkPeerAddress(p, "dns.name", u.DNS.Name)
+		if u.DNS.Server != "" {
+			checkPeerAddress(p, "dns.server", u.DNS.Server)
+		}
+	}
+	checkBalancer(u.LoadBalancer, p.Under("load_balancer"))
+	if u.HealthCheck != nil {
+		checkHealth(u.HealthCheck, p.Under("health_check"))
+	}
+	o := u.OutlierDetection
+	p.Check(o.BaseEjection <= o.MaxEjection, "outlier_detection.base_ejection",
+		"must be at most max_ejection (%s), got %s", o.MaxEjection, o.BaseEjection)
+}
+
+func checkBalancer(b LoadBalancer, p *problem.List) {
+	hashes := b.Algorithm == "ring_hash" || b.Algorithm == "maglev"
+	switch {
+	case hashes && b.HashOn == "":
+		p.Add("hash_on", "is required by %s; write client_ip, header.NAME, cookie.NAME or query.NAME", b.Algorithm)
+	case !hashes && b.HashOn != "":
+		p.Add("hash_on", "is only used by ring_hash and maglev, and algorithm is %s", b.Algorithm)
+	case hashes:
+		kind, name, _ := strings.Cut(b.HashOn, ".")
+		ok := b.HashOn == "client_ip" || kind == "query" && name != "" || (kind == "header" || kind == "cookie") && isToken(name)
+		p.Check(ok, "hash_on", "must be client_ip, header.NAME, cookie.NAME or query.NAME, got %q", b.HashOn)
+	}
+	if s := b.Sticky; s != nil {
+		p.Check(isToken(s.Cookie), "sticky.cookie", "must be a cookie name, got %q", s.Cookie)
+		atLeast(p, "sticky.secret", s.Secret.Reveal(), 16)
+	}
+}
+
+func checkHealth(h *HealthCheck, p *problem.List) {
+	if h.Type == "http" {
+		if !strings.HasPrefix(h.Path, "/") || strings.ContainsAny(h.Path, " \t\r\n#") {
+			p.Add("path", "must begin with / and have no spaces, got %q", h.Path)
+		}
+		checkStatuses(p, "expect", h.Expect)
+	}
+	if h.Host != "" {
+		host, _, why := splitAddress(h.Host)
+		ok := isHostname(h.Host) || isAddress(h.Host) || why == "" && host != ""
+		p.Check(ok, "host", "must be a host or HOST:PORT, got %q", h.Host)
+	}
+	p.Check(h.Timeout <= h.Interval, "timeout", "must be at most interval (%s), got %s", h.Interval, h.Timeout)
+}
