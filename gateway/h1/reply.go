@@ -1,0 +1,190 @@
+package h1
+
+import (
+	"io"
+	"strconv"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/pipeline"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
+)
+
+// maxCopied is the largest body that is copied behind its head to save a write.
+const maxCopied = 16 << 10
+
+// reply writes the response. It returns true when the connection can be used again.
+func (c *conn) reply(resp *fasthttp.Response) (keep bool) {
+	c.beginReply()
+	if c.cut {
+		c.reset()
+		return false
+	}
+	if c.impossible(resp) {
+		c.upgrade = nil
+		_ = resp.CloseBodyStream() // it is not sent
+		resp.Reset()
+		resp.Header.SetNoDefaultContentType(true)
+		resp.SetStatusCode(reason.Internal.Status)
+		resp.Header.SetContentType("application/problem+json")
+		resp.SetBodyRaw(pipeline.AppendProblem(nil, reason.Internal.Status, reason.Internal, ""))
+		resp.SetConnectionClose()
+	}
+	h := &c.s.head
+	if resp.StatusCode() != 101 {
+		c.upgrade = nil
+	}
+	keep = !h.Close && (!h.HTTP10 || h.KeepAlive) && !resp.ConnectionClose() &&
+		!c.srv.closing.Load() && c.upgrade == nil && (c.s.body.done.Load() || c.s.body.drainable())
+	stream := resp.BodyStream()
+	if stream != nil && h.HTTP10 && resp.Header.ContentLength() < 0 {
+		keep = false // its end is the connection's
+	}
+	o := c.appendHead(c.s.out[:0], resp)
+	if c.upgrade != nil {
+		o = append(o, "Connection: Upgrade\r\n\r\n"...)
+		c.s.out = o[:0]
+		if c.write(o) != nil {
+			c.upgrade = nil
+		}
+		return false
+	}
+	if !keep {
+		o = append(o, "Connection: close\r\n"...)
+	} else if h.HTTP10 {
+		o = append(o, "Connection: keep-alive\r\n"...)
+	}
+	var ok bool
+	if stream == nil || c.bodiless(resp.StatusCode()) {
+		ok = c.sendBytes(resp, stream, o)
+	} else {
+		ok = c.sendStream(resp, stream, o)
+	}
+	if !ok {
+		c.reset()
+		return false
+	}
+	return keep
+}
+
+// beginReply notes that the final reply begins. From now on no interim one is sent.
+func (c *conn) beginReply() {
+	if !c.s.head.Expect {
+		c.started = true
+		return
+	}
+	b := c.s.body
+	b.continues.Lock()
+	c.started = true
+	b.continues.Unlock()
+}
+
+// impossible reports a response that cannot be sent as a final reply.
+func (c *conn) impossible(resp *fasthttp.Response) bool {
+	status := resp.StatusCode()
+	return status < 200 && status != 101 || status > lastStatus ||
+		status == 101 && c.upgrade == nil ||
+		c.s.ctx.Hijacked() // fasthttp's own way to own a connection does not exist here
+}
+
+// bodiless is true for replies that end with their head whatever it says.
+func (c *conn) bodiless(status int) bool {
+	return status == 204 || status == 304 || string(c.s.head.Method) == "HEAD"
+}
+
+// appendHead appends status line and fields, without framing and connection
+// fields and without the empty line.
+func (c *conn) appendHead(o []byte, resp *fasthttp.Response) []byte {
+	status := resp.StatusCode()
+	o = append(o, statusLine(status)...)
+	trailers := resp.Header.PeekTrailerKeys()
+	for k, v := range resp.Header.All() {
+		if ownField(k, status) || len(trailers) > 0 && contains(trailers, k) {
+			continue
+		}
+		o = append(o, k...)
+		o = append(o, ": "...)
+		o = append(o, v...)
+		o = append(o, "\r\n"...)
+	}
+	if len(c.s.date) > 0 {
+		o = append(append(append(o, "Date: "...), c.s.date...), "\r\n"...)
+	} else {
+		o = append(o, *c.srv.date.Load()...)
+	}
+	return o
+}
+
+// ownField names what the server itself says in every reply.
+func ownField(k []byte, status int) bool {
+	switch len(k) {
+	case 4:
+		return wire.EqualFold(k, "date")
+	case 7:
+		return wire.EqualFold(k, "trailer") || status != 101 && wire.EqualFold(k, "upgrade")
+	case 10:
+		return wire.EqualFold(k, "connection") || wire.EqualFold(k, "keep-alive")
+	case 14:
+		return wire.EqualFold(k, "content-length")
+	case 16:
+		return wire.EqualFold(k, "proxy-connection")
+	case 17:
+		return wire.EqualFold(k, "transfer-encoding")
+	}
+	return false
+}
+
+func contains(list [][]byte, k []byte) bool {
+	for _, l := range list {
+		if string(l) == string(k) {
+			return true
+		}
+	}
+	return false
+}
+
+// sendBytes sends a reply whose body is in memory or absent.
+func (c *conn) sendBytes(resp *fasthttp.Response, stream io.Reader, o []byte) bool {
+	var body []byte
+	if stream == nil {
+		body = resp.Body()
+	}
+	status := resp.StatusCode()
+	length := len(body)
+	if none := c.bodiless(status); none {
+		// What a GET would have said, where it is known.
+		announced := resp.Header.ContentLength()
+		switch {
+		case status == 204, status == 304 && announced <= 0:
+			length = -1
+		case length == 0 && announced > 0:
+			length = announced
+		case length == 0 && (announced < 0 || stream != nil):
+			length = announced
+		}
+		body = nil
+	}
+	if length >= 0 {
+		o = append(o, "Content-Length: "...)
+		o = strconv.AppendInt(o, int64(length), 10)
+		o = append(o, "\r\n"...)
+	}
+	o = append(o, "\r\n"...)
+	first := min(len(body), maxCopied)
+	o = append(o, body[:first]...)
+	c.s.out = o[:0]
+	if c.write(o) != nil {
+		return false
+	}
+	c.replied = int64(first)
+	for rest := body[first:]; len(rest) > 0; {
+		piece := rest[:min(len(rest), maxWrite)]
+		if c.write(piece) != nil {
+			return false
+		}
+		c.replied += int64(len(piece))
+		rest = rest[len(piece):]
+	}
+	return true
+}

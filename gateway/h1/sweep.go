@@ -1,0 +1,77 @@
+package h1
+
+import (
+	"net/http"
+	"time"
+)
+
+// sweep keeps the coarse clock and every time limit until the server ends.
+func (s *Server) sweep() {
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case now := <-t.C:
+			s.setTime(now)
+			closing := s.closing.Load()
+			s.each(func(c *conn) { c.sweep(now.UnixMilli(), closing) })
+		}
+	}
+}
+
+func (s *Server) setTime(t time.Time) {
+	before := s.now.Swap(t.UnixMilli())
+	if before/1000 == t.Unix() && s.date.Load() != nil {
+		return
+	}
+	b := make([]byte, 0, len("Date: \r\n")+len(http.TimeFormat))
+	b = append(b, "Date: "...)
+	b = t.UTC().AppendFormat(b, http.TimeFormat)
+	b = append(b, "\r\n"...)
+	s.date.Store(&b)
+}
+
+// after is the coarse time d from now; 0, which is no limit, for none.
+func (s *Server) after(d time.Duration) int64 {
+	if d <= 0 {
+		return 0
+	}
+	return s.now.Load() + d.Milliseconds()
+}
+
+// timedOut marks a write whose time is over.
+const timedOut = -1
+
+// sweep looks at one connection. It runs under its shard's lock, so that the
+// connection cannot be closed meanwhile.
+func (c *conn) sweep(now int64, closing bool) {
+	if d := c.writeBy.Load(); d > 0 && now >= d && c.writeBy.CompareAndSwap(d, timedOut) {
+		_ = c.nc.SetWriteDeadline(longAgo) // closed meanwhile: nothing to interrupt
+	}
+	phase := c.phase.Load()
+	if d := c.readBy.Load(); d > 0 && now >= d || closing && phase == phaseIdle {
+		c.kick()
+		return
+	}
+	if seq := c.seq.Load(); seq != c.lastSeq {
+		c.lastSeq, c.quiet = seq, 0
+		return
+	}
+	if c.parked.Load() {
+		return
+	}
+	c.quiet++
+	if phase == phaseIdle && c.raw != nil && time.Duration(c.quiet)*tick >= c.srv.parkAfter {
+		c.wantPark.Store(true)
+		c.kick()
+		return
+	}
+	// The request, or the pause behind it, is older than a tick: from now on it
+	// is worth a system call to hear that the client has gone. It also finds the
+	// client whose good-bye came with its last bytes, which the loop cannot see.
+	if phase == phaseBusy || phase == phaseIdle || phase == phaseHead {
+		c.watch()
+	}
+}

@@ -1,0 +1,25 @@
+package h1
+
+import "time"
+
+// tunnel hands an upgraded connection over until it is done with. The exchange
+// ends with it.
+func (c *conn) tunnel() {
+	c.mu.Lock()
+	c.phase.Store(phaseTunnel)
+	c.readBy.Store(0)
+	c.aborter = nil
+	if !c.done {
+		_ = c.nc.SetDeadline(time.Time{}) // closed meanwhile: the tunnel will see
+	}
+	c.mu.Unlock()
+	early := c.s.in[c.r:c.w:c.w]
+	run := c.upgrade
+	c.upgrade = nil
+	run(c.nc, early)
+	c.phase.Store(phaseEnding)
+	c.OnGone(nil)
+	c.r, c.w = 0, 0
+	c.endRequest()
+	c.endBody()
+}

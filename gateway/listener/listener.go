@@ -1,0 +1,255 @@
+// Package listener accepts TCP connections and hands them to a protocol front,
+// within limits in all and per client. It knows nothing of what is spoken on them.
+package listener
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+)
+
+// Handler takes over accepted connections; it returns at once.
+type Handler interface{ ServeConn(nc net.Conn) }
+
+// Settings of a listener.
+type Settings struct {
+	// Address is "host:port"; an empty host is every interface, port 0 any free one.
+	Address string
+	// MaxConnections is how many connections may be open, MaxPerClient how many
+	// of one IPv4 address or IPv6 /64; 0 means no limit.
+	MaxConnections, MaxPerClient int
+	// KeepAlive is the interval of TCP keep-alive probes; 0 is 15 seconds.
+	KeepAlive time.Duration
+	// Filter, if set, gets each accepted connection first, on a goroutine of its
+	// own: it may read from it (a PROXY header, a TLS handshake) and returns the
+	// connection to serve. With an error the connection is closed. What it
+	// returns must not have a Socket method unless reading the socket is the
+	// same as reading the connection.
+	Filter func(nc net.Conn) (net.Conn, error)
+	// Refused is told of connections closed because of a limit. May be nil. Concurrent.
+	Refused func(r *reason.Reason, peer netip.AddrPort)
+}
+
+// Stats are a listener's counters since it was bound, and the connections open now.
+type Stats struct {
+	Open                     int
+	Accepted, Refused        uint64
+	AcceptErrors, FilterFail uint64
+}
+
+// Listener is a bound TCP address. Its methods are safe for concurrent use.
+type Listener struct {
+	ln       net.Listener
+	settings atomic.Pointer[Settings]
+	stop     chan struct{}
+	closed   sync.Once
+	done     sync.WaitGroup // the accept loop and filters
+	closeErr error
+
+	accepted, refused, errors, filterFail atomic.Uint64
+
+	mu      sync.Mutex
+	open    int
+	clients map[netip.Prefix]int
+	waiting map[net.Conn]struct{} // in a filter
+}
+
+// Listen binds s.Address. Nothing is accepted before Serve. Its error names the address.
+func Listen(ctx context.Context, s Settings) (*Listener, error) {
+	keepAlive := s.KeepAlive
+	if keepAlive == 0 {
+		keepAlive = 15 * time.Second
+	}
+	config := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive}}
+	config.SetMultipathTCP(false) // its sockets have neither the options nor the speed
+	ln, err := config.Listen(ctx, "tcp", s.Address)
+	if err != nil {
+		return nil, err
+	}
+	return newListener(ln, s), nil
+}
+
+func newListener(ln net.Listener, s Settings) *Listener {
+	l := &Listener{ln: ln, stop: make(chan struct{}), clients: map[netip.Prefix]int{}, waiting: map[net.Conn]struct{}{}}
+	l.settings.Store(&s)
+	return l
+}
+
+// Addr is the address bound, with the port the system chose.
+func (l *Listener) Addr() net.Addr { return l.ln.Addr() }
+
+// Update makes the limits and functions of s apply to connections accepted from
+// now on; the address and KeepAlive stay.
+func (l *Listener) Update(s Settings) { l.settings.Store(&s) }
+
+// Stats returns the counters.
+func (l *Listener) Stats() Stats {
+	l.mu.Lock()
+	open := l.open
+	l.mu.Unlock()
+	return Stats{open, l.accepted.Load(), l.refused.Load(), l.errors.Load(), l.filterFail.Load()}
+}
+
+// Serve accepts connections for h until Close, in the background. It is called once.
+func (l *Listener) Serve(h Handler) { l.done.Go(func() { l.accept(h) }) }
+
+// Close stops accepting, and waits until no more connections are handed over.
+// Those handed over stay open. Closing twice is allowed.
+func (l *Listener) Close() error {
+	l.closed.Do(func() {
+		close(l.stop)
+		l.closeErr = l.ln.Close()
+		l.mu.Lock()
+		for nc := range l.waiting {
+			_ = nc.Close() // interrupts its filter
+		}
+		l.mu.Unlock()
+	})
+	l.done.Wait()
+	return l.closeErr
+}
+
+const (
+	firstPause = 5 * time.Millisecond
+	lastPause  = time.Second
+)
+
+func (l *Listener) accept(h Handler) {
+	pause := firstPause
+	for {
+		nc, err := l.ln.Accept()
+		if err == nil {
+			pause = firstPause
+			l.accepted.Add(1)
+			l.admit(h, nc)
+			continue
+		}
+		select {
+		case <-l.stop:
+			return
+		default:
+		}
+		l.errors.Add(1)
+		if errors.Is(err, syscall.ECONNABORTED) {
+			continue // the client changed its mind
+		}
+		// Out of descriptors or memory, most likely: trying again at once would
+		// spin, and giving up would be worse.
+		select {
+		case <-l.stop:
+			return
+		case <-time.After(pause):
+			pause = min(2*pause, lastPause)
+		}
+	}
+}
+
+// admit counts a connection in and hands it over, or closes it.
+func (l *Listener) admit(h Handler, nc net.Conn) {
+	s := l.settings.Load()
+	peer := addrPort(nc.RemoteAddr())
+	c := &conn{l: l, client: clientOf(peer.Addr())}
+	if !l.count(c.client, s) {
+		l.refused.Add(1)
+		reset(nc)
+		if s.Refused != nil {
+			s.Refused(reason.TooManyConnections, peer)
+		}
+		return
+	}
+	var counted net.Conn = &plainConn{Conn: nc, conn: c}
+	if t, ok := nc.(*net.TCPConn); ok {
+		counted = &tcpConn{TCPConn: t, conn: c}
+	}
+	if s.Filter == nil {
+		h.ServeConn(counted)
+		return
+	}
+	l.done.Go(func() { l.filter(h, counted, s.Filter) })
+}
+
+func (l *Listener) filter(h Handler, nc net.Conn, filter func(net.Conn) (net.Conn, error)) {
+	l.mu.Lock()
+	l.waiting[nc] = struct{}{}
+	l.mu.Unlock()
+	select {
+	case <-l.stop: // Close has not seen it
+		_ = nc.Close()
+	default:
+	}
+	out, err := filter(nc)
+	l.mu.Lock()
+	delete(l.waiting, nc)
+	l.mu.Unlock()
+	if err != nil {
+		l.filterFail.Add(1)
+		_ = nc.Close() // whatever is wrong with it, the filter has said
+		return
+	}
+	h.ServeConn(out)
+}
+
+// count admits one more connection of client, or refuses it.
+func (l *Listener) count(client netip.Prefix, s *Settings) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s.MaxConnections > 0 && l.open >= s.MaxConnections {
+		return false
+	}
+	n := l.clients[client]
+	if s.MaxPerClient > 0 && n >= s.MaxPerClient {
+		return false
+	}
+	l.open++
+	l.clients[client] = n + 1
+	return true
+}
+
+func (l *Listener) left(client netip.Prefix) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if n := l.clients[client] - 1; n > 0 {
+		l.clients[client] = n
+	} else {
+		delete(l.clients, client)
+	}
+}
+
+// reset closes without keeping the port busy for whom we do not serve.
+func reset(nc net.Conn) {
+	if t, ok := nc.(*net.TCPConn); ok {
+		_ = t.SetLinger(0) // the client may have gone
+	}
+	_ = nc.Close()
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	p := t.AddrPort()
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+}
+
+// clientOf is what is counted as one client. Whoever has an IPv6 address has
+// the 2^64 of its network.
+func clientOf(a netip.Addr) netip.Prefix {
+	bits := 32
+	if a.Is6() {
+		bits = 64
+	}
+	p, err := a.WithZone("").Prefix(bits)
+	if err != nil {
+		return netip.Prefix{} // no IP address: all of them are one client
+	}
+	return p
+}
