@@ -13,7 +13,7 @@ import (
 )
 
 // Factory makes the plugin api_key.
-func Factory() plugins.Factory { return plugins.Define("api_key", build) }
+func Factory() plugins.Factory { return plugins.Define("api_key", build).NeedsConsumers() }
 
 // maxKey bounds what is hashed for a stranger; generated keys have 20 to 100 bytes.
 const maxKey = 4096

@@ -28,7 +28,7 @@ import (
 )
 
 // Factory makes the plugin basic_auth.
-func Factory() plugins.Factory { return plugins.Define("basic_auth", build) }
+func Factory() plugins.Factory { return plugins.Define("basic_auth", build).NeedsConsumers() }
 
 // maxCredential bounds the encoded user name and password.
 const maxCredential = 4096
