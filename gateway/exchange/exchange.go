@@ -113,7 +113,9 @@ type Exchange struct {
 
 	RequestID string
 	Identity  Identity
-	Span      telemetry.Span // nil when not sampled
+	// Trace is the request's place in a distributed trace; zero without one.
+	Trace telemetry.TraceContext
+	Span  telemetry.Span // nil when not sampled
 
 	Refusal *reason.Refusal // why Gatehouse answered, nil otherwise
 	// RefusedBy is the step of the route's chain that refused.
