@@ -11,9 +11,12 @@ func Hash(data string) uint64 {
 	return mix(h)
 }
 
-// mix spreads a key over all 64 bits (the finalizer of SplitMix64, a bijection).
+// golden is 2^64 divided by the golden ratio.
+const golden = 0x9e3779b97f4a7c15
+
+// mix spreads a key over all 64 bits (the step of SplitMix64, a bijection).
 func mix(x uint64) uint64 {
-	x += 0x9e3779b97f4a7c15
+	x += golden
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x = (x ^ x>>27) * 0x94d049bb133111eb
 	return x ^ x>>31

@@ -61,7 +61,7 @@ func (u *Upstream) probed(ctx context.Context, e *Endpoint, err error) {
 			e.health = up
 		}
 		if was == down && e.health == up {
-			e.warmFrom = u.warmSince(now)
+			u.comeBack(e, now)
 			events = append(events, u.event(EndpointUp, e.Address, "", now))
 		}
 	} else {

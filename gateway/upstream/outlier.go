@@ -49,8 +49,18 @@ func (u *Upstream) eject(e *Endpoint, n int) {
 // fraction is random in [0, 1).
 func (u *Upstream) fraction() float64 { return float64(u.random()>>11) / (1 << 53) }
 
+// comeBack forgets what was bad about e: its latency from then would keep
+// peak_ewma away, and requests that failed meanwhile say nothing new.
+func (u *Upstream) comeBack(e *Endpoint, now time.Time) {
+	e.errorsInRow.Store(0)
+	e.host.ewma.bits.Store(0)
+	e.warmFrom = u.warmSince(now)
+}
+
 // sweep brings back endpoints whose ejection is over, and forgives earlier
-// ejections one by one.
+// ejections one by one. Only time ends an ejection: a probe that passes rarely
+// goes the way that failed (Envoy's successful_active_health_check_uneject_host
+// is off here).
 func (u *Upstream) sweep(now time.Time) {
 	var events []Event
 	u.mu.Lock()
@@ -60,8 +70,7 @@ func (u *Upstream) sweep(now time.Time) {
 			e.ejections = max(0, e.ejections-1)
 		case !now.Before(e.ejectedUntil):
 			e.ejectedUntil = time.Time{}
-			e.errorsInRow.Store(0)
-			e.warmFrom = u.warmSince(now)
+			u.comeBack(e, now)
 			events = append(events, u.event(EndpointBack, e.Address, "", now))
 		}
 	}

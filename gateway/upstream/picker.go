@@ -222,7 +222,7 @@ func newPolicy(u *Upstream, eps []*Endpoint, now time.Time) policy {
 	case PeakEWMA:
 		return &peakEWMA{pair: newPair(cs, u.random), now: &u.lastTick}
 	case RingHash:
-		return newRing(cs)
+		return newRing(cs, pointsPerWeight(u.endpoints))
 	case Maglev:
 		return newMaglev(cs)
 	default:

@@ -4,7 +4,6 @@ import (
 	"math"
 	"math/bits"
 	"slices"
-	"strconv"
 )
 
 // ring is consistent hashing as in libketama: endpoints own points on a circle
@@ -24,23 +23,39 @@ type ringPoint struct {
 }
 
 const (
-	minPoints = 1 << 10 // of the whole ring, as Envoy's minimum_ring_size
-	maxPoints = 1 << 18
-	perEach   = 160 // of an endpoint of mean weight, as in libketama
+	// perUnit points belong to an endpoint of the smallest weight: with two
+	// endpoints the ring has the 1024 that are Envoy's minimum_ring_size.
+	perUnit = 512
+	// maxPoints bounds the ring; beyond, all have fewer.
+	maxPoints = 1 << 16
 )
 
-func newRing(cs []candidate) *ring {
-	p := &ring{eps: endpointsOf(cs)}
-	sum := 0.0
-	for _, c := range cs {
-		sum += c.weight
+// pointsPerWeight is how many points a weight of 1 is worth. It depends on all
+// the endpoints of an upstream, usable or not, so that a change of health never
+// moves a point; and it is a power of two times a divisor of the weights, so
+// that adding or removing endpoints moves the others' points only where the
+// ring gets too large.
+func pointsPerWeight(all []*Endpoint) float64 {
+	divisor, sum := 0, 0
+	for _, e := range all {
+		divisor = gcd(divisor, e.weight)
+		sum += e.weight
 	}
-	total := float64(min(maxPoints, max(minPoints, perEach*len(cs))))
+	per := float64(perUnit)
+	for float64(sum/divisor)*per > maxPoints {
+		per /= 2
+	}
+	return per / float64(divisor)
+}
+
+func newRing(cs []candidate, perWeight float64) *ring {
+	p := &ring{eps: endpointsOf(cs)}
 	for i, c := range cs {
-		n := max(1, int(math.Ceil(total*c.weight/sum)))
-		for k := range n {
-			at := Hash(c.ep.Address + "_" + strconv.Itoa(k))
-			p.points = append(p.points, ringPoint{at: at, ep: uint16(i)})
+		n := max(1, int(math.Round(c.weight*perWeight)))
+		at := Hash(c.ep.Address)
+		for range n { // the endpoint's own SplitMix64 sequence
+			p.points = append(p.points, ringPoint{at: mix(at), ep: uint16(i)})
+			at += golden
 		}
 	}
 	slices.SortFunc(p.points, func(a, b ringPoint) int {

@@ -122,7 +122,7 @@ type StatusRange struct{ From, To int }
 
 // OutlierSettings eject endpoints whose real requests fail.
 // Zero durations and counts mean Envoy's defaults (config.cluster.v3.OutlierDetection):
-// 5 in a row, 10 s, 30 s, 300 s, 10 %.
+// 5 in a row, 10 s, 30 s and 300 s.
 type OutlierSettings struct {
 	Enabled bool
 	// ConsecutiveErrors in a row (5xx replies and tries without a reply) eject.
@@ -131,7 +131,8 @@ type OutlierSettings struct {
 	Interval time.Duration
 	// BaseEjection times the number of ejections, at most MaxEjection.
 	BaseEjection, MaxEjection time.Duration
-	// MaxEjectedPercent of the endpoints may be out at once; one always may.
+	// MaxEjectedPercent of the endpoints may be out at once (Envoy: 10); one
+	// always may, also at 0.
 	MaxEjectedPercent int
 }
 
@@ -242,7 +243,6 @@ func (o *OutlierSettings) setDefaults() {
 	setDefault(&o.Interval, 10*time.Second)
 	setDefault(&o.BaseEjection, 30*time.Second)
 	setDefault(&o.MaxEjection, 300*time.Second)
-	setDefault(&o.MaxEjectedPercent, 10)
 }
 
 func setDefault[T comparable](v *T, d T) {

@@ -1,0 +1,253 @@
+// Package http1 is the HTTP/1.1 client of the gateway: a pool of connections to
+// one endpoint, and one request at a time on each of them. It writes and reads
+// at the same time, so that an early reply arrives; it reads replies strictly,
+// so that both sides agree on where one ends; and it gives a connection back
+// only when nothing can be left on it. It knows nothing of balancing or retries.
+package http1
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
+)
+
+// Settings of a pool. Only Address is required.
+type Settings struct {
+	// Address is HOST:PORT.
+	Address string
+	// DialTimeout bounds connecting; 0 means 5 s.
+	DialTimeout time.Duration
+	// IdleTimeout closes connections unused for that long; 0 means 50 s.
+	IdleTimeout time.Duration
+	// MaxIdle bounds the idle connections kept; 0 means 256, below 0 none.
+	MaxIdle int
+	// Limits of a reply head; zero means 64 KiB and 200 fields.
+	Limits wire.Limits
+	// Limiter bounds the connections of several pools together; nil: no limit.
+	Limiter Limiter
+	// Manager keeps time for the pool; nil: one of its own.
+	Manager *Manager
+	// Dial replaces the plain TCP dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// OnIdleClosed hears that the endpoint closed a connection that had been
+	// idle for so long: its own idle timeout, which IdleTimeout should be below.
+	OnIdleClosed func(idle time.Duration)
+}
+
+// Pool is the connections to one endpoint. The last one used is used again
+// first, so that the others can grow old and go. Safe for concurrent use.
+type Pool struct {
+	settings Settings
+	manager  *Manager
+	gate     *gate
+	open     atomic.Int64
+
+	mu     sync.Mutex // guards idle, closed; no other lock is taken while it is held
+	idle   []*Conn
+	closed bool
+}
+
+// NewPool makes a pool. It opens nothing and starts nothing.
+func NewPool(s Settings) *Pool {
+	if s.DialTimeout <= 0 {
+		s.DialTimeout = 5 * time.Second
+	}
+	if s.IdleTimeout <= 0 {
+		s.IdleTimeout = 50 * time.Second
+	}
+	if s.MaxIdle == 0 {
+		s.MaxIdle = 256
+	}
+	if s.Limits.Head <= 0 {
+		s.Limits.Head = 64 << 10
+	}
+	if s.Limits.Fields <= 0 {
+		s.Limits.Fields = 200
+	}
+	if s.Manager == nil {
+		s.Manager = NewManager()
+	}
+	if s.Dial == nil {
+		d := &net.Dialer{KeepAlive: 30 * time.Second}
+		s.Dial = d.DialContext
+	}
+	p := &Pool{settings: s, manager: s.Manager}
+	if s.Limiter != nil {
+		p.gate = s.Manager.join(s.Limiter, p)
+	}
+	return p
+}
+
+// Stats are numbers of connections at one moment.
+type Stats struct{ Open, Idle int }
+
+// Stats counts the connections.
+func (p *Pool) Stats() Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Stats{Open: int(p.open.Load()), Idle: len(p.idle)}
+}
+
+// Close closes the idle connections now and the others when their request is
+// over. It is safe to call twice; Get still works afterwards, for a request
+// that had chosen the endpoint before, but keeps nothing.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle, p.closed = nil, true
+	p.mu.Unlock()
+	if p.gate != nil {
+		p.manager.part(p.gate, p)
+	}
+	for _, c := range idle {
+		c.close()
+	}
+}
+
+// Get returns a connection for call: an idle one, unless fresh asks for a new
+// one, or a new one, for which it may have to wait at the gate. An error is a
+// *Failure; nothing has been sent then.
+func (p *Pool) Get(call *Call, fresh bool) (*Conn, error) {
+	if !fresh {
+		if c := p.take(); c != nil {
+			c.reused = true
+			return c, nil
+		}
+	}
+	return p.connect(call)
+}
+
+func (p *Pool) take() *Conn {
+	p.mu.Lock()
+	n := len(p.idle)
+	if n == 0 {
+		p.mu.Unlock()
+		return nil
+	}
+	c := p.idle[n-1]
+	p.idle[n-1] = nil
+	p.idle = p.idle[:n-1]
+	c.idleSince.Store(0)
+	p.mu.Unlock()
+	return c
+}
+
+// put keeps c for the next request, or closes it where there are enough.
+func (p *Pool) put(c *Conn) {
+	if p.gate != nil && p.gate.handOver(c) {
+		return
+	}
+	p.mu.Lock()
+	if p.closed || len(p.idle) >= p.settings.MaxIdle {
+		p.mu.Unlock()
+		c.close()
+		return
+	}
+	c.idleSince.Store(p.manager.now.Load())
+	p.idle = append(p.idle, c)
+	p.mu.Unlock()
+	// Somebody may have begun to wait since, having seen no idle connection.
+	if p.gate != nil && p.gate.waiters.Load() > 0 {
+		if c := p.take(); c != nil {
+			p.put(c)
+		}
+	}
+}
+
+// examine looks after a connection that the manager found idle: one that is
+// too old, or that the endpoint has closed, goes.
+func (p *Pool) examine(c *Conn, now int64) {
+	p.mu.Lock()
+	since := c.idleSince.Load()
+	if since == 0 { // in use again
+		p.mu.Unlock()
+		return
+	}
+	idle := time.Duration(now-since) * time.Millisecond
+	old, quiet := idle >= p.settings.IdleTimeout, c.quiet()
+	if !old && quiet {
+		p.mu.Unlock()
+		return
+	}
+	for i, o := range p.idle {
+		if o == c {
+			p.idle = append(p.idle[:i], p.idle[i+1:]...)
+			break
+		}
+	}
+	c.idleSince.Store(0)
+	p.mu.Unlock()
+	c.close()
+	if !quiet && p.settings.OnIdleClosed != nil {
+		p.settings.OnIdleClosed(idle)
+	}
+}
+
+// connect dials, once the gate allows it.
+func (p *Pool) connect(call *Call) (*Conn, error) {
+	wait := time.Until(call.Deadline)
+	if call.Deadline.IsZero() {
+		wait = time.Hour
+	} else if wait <= 0 {
+		return nil, fail(reason.UpstreamTimeout, context.DeadlineExceeded)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	gone := &dialAborter{cancel: cancel}
+	if call.Watch != nil {
+		call.Watch.OnGone(gone)
+		defer call.Watch.OnGone(nil)
+	}
+	if p.gate != nil {
+		c, err := p.gate.enter(ctx, p)
+		if err != nil {
+			return nil, gone.failure(ctx, err)
+		}
+		if c != nil {
+			c.reused = true
+			return c, nil
+		}
+	}
+	dctx, dcancel := context.WithTimeout(ctx, p.settings.DialTimeout)
+	defer dcancel()
+	nc, err := p.settings.Dial(dctx, "tcp", p.settings.Address)
+	if err != nil {
+		if p.gate != nil {
+			p.gate.leave()
+		}
+		if ctx.Err() == nil {
+			return nil, fail(reason.UpstreamConnect, err)
+		}
+		return nil, gone.failure(ctx, err)
+	}
+	return newConn(p, nc), nil
+}
+
+// dialAborter ends waiting and dialing for a client that has gone.
+type dialAborter struct {
+	cancel context.CancelFunc
+	gone   atomic.Bool
+}
+
+// Abort implements exchange.Aborter.
+func (a *dialAborter) Abort() {
+	a.gone.Store(true)
+	a.cancel()
+}
+
+func (a *dialAborter) failure(ctx context.Context, err error) *Failure {
+	switch {
+	case a.gone.Load():
+		return fail(reason.ClientGone, err)
+	case err == errOverflow:
+		return fail(reason.UpstreamOverflow, err)
+	case ctx.Err() != nil:
+		return fail(reason.UpstreamTimeout, err)
+	}
+	return fail(reason.UpstreamConnect, err)
+}
