@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -48,13 +49,18 @@ func (r *Route) collect(e *emit) {
 	e.counter(replyBytes, uint64(t.out), r.name)
 }
 
-// Listener counts the connections of one listener.
+// Connections are a listener's own counts: open now, and since it was bound.
+type Connections struct {
+	Open                           int
+	Accepted, Refused, AcceptFails uint64
+}
+
+// Listener tells of the connections of one listener.
 type Listener struct {
-	name                            string
-	open                            Gauge
-	accepted, refused, acceptErrors Counter
-	protocol                        map[string]*Counter // never changes
-	reasons                         []string
+	name     string
+	protocol map[string]*Counter // never changes
+	reasons  []string
+	counts   atomic.Pointer[func() Connections]
 }
 
 // Listener returns the handle of a listener, the same one for the same name.
@@ -69,26 +75,21 @@ func (m *Metrics) Listener(name string) *Listener {
 	return l
 }
 
-// Opened counts a connection that was accepted.
-func (l *Listener) Opened() { l.accepted.Inc(); l.open.Inc() }
-
-// Closed is called once for every Opened.
-func (l *Listener) Closed() { l.open.Dec() }
-
-// Refused counts a connection closed at once because of a limit.
-func (l *Listener) Refused() { l.refused.Inc() }
-
-// AcceptFailed counts an accept that failed.
-func (l *Listener) AcceptFailed() { l.acceptErrors.Inc() }
+// Watch has the listener's own counts asked for at every scrape; they only grow
+// as long as its address stays.
+func (l *Listener) Watch(counts func() Connections) { l.counts.Store(&counts) }
 
 // ProtocolRefusal counts a request that never became one, by the reason's name.
 func (l *Listener) ProtocolRefusal(name string) { count(l.protocol, name) }
 
 func (l *Listener) collect(e *emit) {
-	e.gauge(listenerOpen, float64(l.open.Value()), l.name)
-	e.counter(listenerAccepted, l.accepted.Value(), l.name)
-	e.counter(listenerRefused, l.refused.Value(), l.name)
-	e.counter(acceptErrors, l.acceptErrors.Value(), l.name)
+	if counts := l.counts.Load(); counts != nil {
+		c := (*counts)()
+		e.gauge(listenerOpen, float64(c.Open), l.name)
+		e.counter(listenerAccepted, c.Accepted, l.name)
+		e.counter(listenerRefused, c.Refused, l.name)
+		e.counter(acceptErrors, c.AcceptFails, l.name)
+	}
 	for _, name := range l.reasons {
 		if n := l.protocol[name].Value(); n > 0 {
 			e.counter(listenerRefusals, n, l.name, name)
