@@ -201,7 +201,9 @@ func settings(p *plugins.WAFPolicy) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "SecRuleEngine %s\n", engine)
-	b.WriteString("SecRxPreFilter On\nSecAuditEngine Off\n")
+	// Not SecRxPreFilter: in Coraza 3.8.1 it makes @rx miss what it must match
+	// (the rule set's own tests 932311-7 and 942220-2).
+	b.WriteString("SecRxPreFilter Off\nSecAuditEngine Off\n")
 	fmt.Fprintf(&b, "SecRequestBodyAccess On\nSecRequestBodyLimit %d\nSecRequestBodyLimitAction ProcessPartial\n", p.RequestBodyLimit+1)
 	b.WriteString("SecRequestBodyJsonDepthLimit 1024\nSecArgumentsLimit 1000\n")
 	if p.ResponseBody {
@@ -234,10 +236,14 @@ SecRule MULTIPART_STRICT_ERROR "!@eq 0" "id:200003,phase:2,t:none,log,deny,statu
 SecRule ARGUMENTS_LIMIT_REACHED "@eq 1" "id:200005,phase:2,t:none,log,deny,status:400,msg:'Too many arguments in the request body',severity:2"
 `
 
-// crsSetup is what the CRS wants to be told before it runs.
+// crsSetup is what the CRS wants to be told before it runs. Its own example
+// names the first two phases only, after which Coraza logs nothing of the others.
 const crsSetup = `
 SecDefaultAction "phase:1,log,auditlog,pass"
 SecDefaultAction "phase:2,log,auditlog,pass"
+SecDefaultAction "phase:3,log,auditlog,pass"
+SecDefaultAction "phase:4,log,auditlog,pass"
+SecDefaultAction "phase:5,log,auditlog,pass"
 SecAction "id:900000,phase:1,pass,t:none,nolog,setvar:tx.detection_paranoia_level=%d,setvar:tx.blocking_paranoia_level=%d"
 SecAction "id:900110,phase:1,pass,t:none,nolog,setvar:tx.inbound_anomaly_score_threshold=%d,setvar:tx.outbound_anomaly_score_threshold=%d"
 SecAction "id:900990,phase:1,pass,t:none,nolog,setvar:tx.crs_setup_version=4250"

@@ -91,3 +91,6 @@ func mediaType(s string) string {
 	s, _, _ = strings.Cut(s, ";")
 	return strings.ToLower(strings.TrimSpace(s))
 }
+
+// ReadsBodies reports whether bodies of some replies are inspected.
+func (g *Guard) ReadsBodies() bool { return len(g.replyTypes) > 0 }
