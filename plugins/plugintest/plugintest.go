@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,6 +36,18 @@ type Request struct {
 	Edit   func(*exchange.Exchange) // runs before the chain
 	After  func(*exchange.Exchange) // runs after the reply is complete, before Close
 }
+
+// handler is one pipeline for all tests: building one costs more than most tests.
+var handler = sync.OnceValue(func() fasthttp.RequestHandler {
+	return pipeline.New(func(e *exchange.Exchange, v any, stack []byte) {
+		if t, ok := reporters.Load(e); ok {
+			t.(testing.TB).Errorf("panic: %v\n%s", v, stack)
+		}
+	})
+})
+
+// reporters says whose test an exchange belongs to, for panics.
+var reporters sync.Map
 
 // Upstream answers every request that reaches it with 200 "upstream".
 func Upstream(c *fiber.Ctx) error {
@@ -74,7 +87,9 @@ func Do(t testing.TB, req Request, chain ...fiber.Handler) Reply {
 	if req.Edit != nil {
 		req.Edit(e)
 	}
-	pipeline.New(func(_ *exchange.Exchange, v any, stack []byte) { t.Errorf("panic: %v\n%s", v, stack) })(&ctx)
+	reporters.Store(e, t)
+	handler()(&ctx)
+	reporters.Delete(e) // before e is recycled
 	r := Reply{Status: ctx.Response.StatusCode(), Header: &fasthttp.ResponseHeader{}, Refusal: e.Refusal}
 	ctx.Response.Header.CopyTo(r.Header)
 	if ctx.Response.IsBodyStream() {
