@@ -15,8 +15,18 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var algorithms = []Algorithm{RoundRobin, Random, LeastRequest, PeakEWMA, RingHash, Maglev}
 
-// build makes an upstream whose random choices repeat from run to run. It is for
-// one goroutine only.
+// repeatable is a random source that gives the same in every run.
+func repeatable() func() uint64 {
+	var mu sync.Mutex
+	r := rand.New(rand.NewPCG(1, 2))
+	return func() uint64 {
+		mu.Lock()
+		defer mu.Unlock()
+		return r.Uint64()
+	}
+}
+
+// build makes an upstream whose random choices repeat from run to run.
 func build(t testing.TB, s Settings, prev *Upstream) *Upstream {
 	t.Helper()
 	if s.Name == "" {
@@ -26,7 +36,7 @@ func build(t testing.TB, s Settings, prev *Upstream) *Upstream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.random = rand.New(rand.NewPCG(1, 2)).Uint64
+	u.random = repeatable()
 	u.turn.Store(0)
 	u.mu.Lock()
 	u.picker.Store(newPicker(u, u.epoch)) // with this random source
