@@ -274,6 +274,9 @@ func (p *plugin) turn(e *exchange.Exchange) error {
 	case <-t.C:
 		return reason.AuthUnavailable.Because("%d password checks are running, and have been for %v", cap(p.turns), p.cfg.MaxWait)
 	case <-e.Context().Done():
-		return reason.ClientGone.Wrap(e.Context().Err())
+		if err := e.Context().Err(); !errors.Is(err, context.DeadlineExceeded) {
+			return reason.ClientGone.Wrap(err)
+		}
+		return reason.RequestTimeout.Because("while waiting for a password check")
 	}
 }
