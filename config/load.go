@@ -1,13 +1,16 @@
 package config
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -33,6 +36,9 @@ type Options struct {
 	// MaxSize is how many bytes all files together may have. Default: 64 MiB.
 	MaxSize int64
 }
+
+// ignoredKeys is how top-level keys begin that only hold anchors.
+const ignoredKeys = "x-"
 
 const (
 	defaultMaxSize = 64 << 20
@@ -180,12 +186,14 @@ func (s *Source) build(kinds Kinds, o Options, p *problem.List) (*Config, *Sourc
 	t := parseAll(s.Files, p)
 	where := strict.NewPositions(t.root, t.first, t.files)
 	c := new(Config)
+	o, sum := o.recorded()
 	strict.Decode(t.root, c, p,
 		strict.Files(t.first, t.files),
-		strict.IgnoreKeys("x-"),
+		strict.IgnoreKeys(ignoredKeys),
 		strict.References(o.Env, s.secretReader(o)),
 		strict.Hook(kinds.decode),
 	)
+	copy(s.resolved[:], sum.Sum(nil))
 	found := slices.Clone(p.All())
 	if t.whole && len(s.Files) > 0 {
 		var meant problem.List
@@ -196,6 +204,26 @@ func (s *Source) build(kinds Kinds, o Options, p *problem.List) (*Config, *Sourc
 		return nil, s, locate(found, where)
 	}
 	return c, s, nil
+}
+
+// recorded returns options that add up what the references gave.
+func (o Options) recorded() (Options, hash.Hash) {
+	sum := sha256.New()
+	env, file := o.Env, o.File
+	note := func(name, value string) {
+		sum.Write([]byte(strconv.Quote(name) + strconv.Quote(value))) //nolint:errcheck // a hash never fails
+	}
+	o.Env = func(name string) (string, bool) {
+		v, ok := env(name)
+		note(name, v+strconv.FormatBool(ok))
+		return v, ok
+	}
+	o.File = func(path string) ([]byte, error) {
+		data, err := file(path)
+		note(path, string(data))
+		return data, err
+	}
+	return o, sum
 }
 
 // secretReader reads relative to the config, and remembers what it read.

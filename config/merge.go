@@ -1,6 +1,8 @@
 package config
 
 import (
+	"strings"
+
 	"go.yaml.in/yaml/v4"
 
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
@@ -54,6 +56,9 @@ func (m *merger) merge(dst, src *yaml.Node, path, file string) {
 	own := len(dst.Content)
 	for i := 0; i+1 < len(src.Content); i += 2 {
 		k, v := src.Content[i], src.Content[i+1]
+		if path == "" && k.Kind == yaml.ScalarNode && strings.HasPrefix(k.Value, ignoredKeys) {
+			continue // anchors are for their own file
+		}
 		at, twice := have[k.Value]
 		if !twice || k.Kind != yaml.ScalarNode || at >= own || k.Tag == "!!merge" {
 			dst.Content = append(dst.Content, k, v)

@@ -30,6 +30,7 @@ type Source struct {
 	// or relative to the working directory, in order.
 	References []string
 
+	resolved  [sha256.Size]byte // of everything that references gave
 	once      sync.Once
 	positions *strict.Positions
 }
@@ -45,6 +46,12 @@ func (s *Source) Digest() string {
 		h.Write(f.Data)
 	}
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Same is true if other has the same text, and its references gave the same
+// values: reading it again would change nothing.
+func (s *Source) Same(other *Source) bool {
+	return other != nil && s.resolved == other.resolved && s.Digest() == other.Digest()
 }
 
 // Positions finds places by path. The text is parsed again on first use: a

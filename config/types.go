@@ -202,7 +202,7 @@ func (e *Endpoint) UnmarshalText(text []byte) error {
 type LoadBalancer struct {
 	Algorithm string `yaml:"algorithm" enum:"round_robin,random,least_request,peak_ewma,ring_hash,maglev" default:"least_request"`
 	// What of the request ring_hash and maglev hash: client_ip, header.NAME,
-	// cookie.NAME or query.NAME.
+	// cookie.NAME, query.NAME, or another attribute of the request.
 	HashOn string `yaml:"hash_on"`
 	// A new or recovered endpoint's share grows over this time; 0s: at once.
 	SlowStart unit.Duration `yaml:"slow_start" default:"0s"`

@@ -39,13 +39,11 @@ func checkBalancer(b LoadBalancer, p *problem.List) {
 	hashes := b.Algorithm == "ring_hash" || b.Algorithm == "maglev"
 	switch {
 	case hashes && b.HashOn == "":
-		p.Add("hash_on", "is required by %s; write client_ip, header.NAME, cookie.NAME or query.NAME", b.Algorithm)
+		p.Add("hash_on", "is required by %s; write client_ip, header.NAME, cookie.NAME, query.NAME or the like", b.Algorithm)
 	case !hashes && b.HashOn != "":
 		p.Add("hash_on", "is only used by ring_hash and maglev, and algorithm is %s", b.Algorithm)
 	case hashes:
-		kind, name, _ := strings.Cut(b.HashOn, ".")
-		ok := b.HashOn == "client_ip" || kind == "query" && name != "" || (kind == "header" || kind == "cookie") && isToken(name)
-		p.Check(ok, "hash_on", "must be client_ip, header.NAME, cookie.NAME or query.NAME, got %q", b.HashOn)
+		p.Check(isAttribute(b.HashOn), "hash_on", "must be %s, got %q", attributes, b.HashOn)
 	}
 	if s := b.Sticky; s != nil {
 		p.Check(isToken(s.Cookie), "sticky.cookie", "must be a cookie name, got %q", s.Cookie)
@@ -66,4 +64,27 @@ func checkHealth(h *HealthCheck, p *problem.List) {
 		p.Check(ok, "host", "must be a host or HOST:PORT, got %q", h.Host)
 	}
 	p.Check(h.Timeout <= h.Interval, "timeout", "must be at most interval (%s), got %s", h.Interval, h.Timeout)
+}
+
+// attributes are the parts of a request that may be hashed.
+const attributes = "client_ip, method, scheme, host, path, query, route, listener, consumer, subject, request_id, trace_id, " +
+	"header.NAME, cookie.NAME, query.NAME or claim.NAME"
+
+func isAttribute(s string) bool {
+	kind, name, named := strings.Cut(s, ".")
+	if !named {
+		for a := range strings.SplitSeq(attributes, ", ") {
+			if a == s {
+				return true
+			}
+		}
+		return false
+	}
+	switch kind {
+	case "header", "cookie":
+		return isToken(name)
+	case "query", "claim":
+		return name != ""
+	}
+	return false
 }

@@ -139,3 +139,41 @@ func (w *walk) merged(v *yaml.Node, path string, depth int) {
 		}
 	}
 }
+
+// Child is the value of one key of the document's outermost map, merge keys
+// followed, or nil.
+func (p *Positions) Child(key string) *yaml.Node {
+	return childOf(p.root, key, 0)
+}
+
+func childOf(n *yaml.Node, key string, depth int) *yaml.Node {
+	for n.Kind == yaml.AliasNode && n.Alias != nil {
+		n = n.Alias
+	}
+	if depth > maxDepth {
+		return nil
+	}
+	if n.Kind == yaml.SequenceNode && depth > 0 { // << of a list
+		for _, c := range n.Content {
+			if x := childOf(c, key, depth+1); x != nil {
+				return x
+			}
+		}
+	}
+	if n.Kind != yaml.MappingNode {
+		return nil
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if k := n.Content[i]; k.Value == key && k.Tag != "!!merge" {
+			return n.Content[i+1]
+		}
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Tag == "!!merge" {
+			if x := childOf(n.Content[i+1], key, depth+1); x != nil {
+				return x
+			}
+		}
+	}
+	return nil
+}
