@@ -24,14 +24,15 @@ func BufferRequest(ctx *fasthttp.RequestCtx, limit int) (body []byte, whole bool
 		b := req.Body()
 		return b, true, nil
 	}
-	e := FromRequest(ctx)
-	if e != nil {
-		if b := e.Front.Whole(); b != nil {
+	stream := req.BodyStream()
+	// The front's own stream may have all of it at hand. The front is not
+	// asked: another plugin's stream may have taken its place.
+	if w, ok := stream.(interface{ Whole() []byte }); ok {
+		if b := w.Whole(); b != nil {
 			req.SetBodyRaw(b)
 			return b, true, nil
 		}
 	}
-	stream := req.BodyStream()
 	if p, ok := stream.(*prefixed); ok {
 		if len(p.head) >= limit {
 			return p.head, false, nil
@@ -113,19 +114,32 @@ func BufferReply(ctx *fasthttp.RequestCtx, limit int) (body []byte, whole bool, 
 	if p, ok := stream.(*prefixedReply); ok && len(p.head) >= limit {
 		return p.head, false, nil
 	}
+	// A reply that breaks off while it is held can still become a refusal.
+	if h, ok := stream.(holder); ok {
+		h.Hold(true)
+		defer h.Hold(false)
+	}
 	size := resp.Header.ContentLength()
 	buf := bytes.NewBuffer(make([]byte, 0, bufferSize(size, limit)))
 	_, err = io.CopyN(buf, stream, int64(limit))
 	if err == io.EOF {
-		closeStream(stream)
-		resp.SetBodyRaw(buf.Bytes())
+		resp.SetBodyRaw(buf.Bytes()) // closes the stream
 		return buf.Bytes(), true, nil
 	}
 	if err != nil {
-		return buf.Bytes(), false, reason.UpstreamReset.Wrap(err)
+		return buf.Bytes(), false, asUpstreamFailure(err)
 	}
 	detachReply(resp, &prefixedReply{prefixed{head: buf.Bytes(), rest: stream}, stream}, size)
 	return buf.Bytes(), false, nil
+}
+
+// asUpstreamFailure keeps the reason that the proxy's stream gives.
+func asUpstreamFailure(err error) error {
+	var r *reason.Reason
+	if errors.As(err, &r) {
+		return err
+	}
+	return reason.UpstreamReset.Wrap(err)
 }
 
 // detachReply replaces the reply's stream without closing the old one, which

@@ -37,8 +37,11 @@ func (f *forward) appendHead(l *leg) {
 	protocol, upgrade := f.upgrade()
 	o, te := f.appendFields(o, l, q)
 	o = append(o, f.proxy.via[f.version()]...)
-	if l.span != nil {
+	switch {
+	case l.span != nil:
 		o = append(l.span.AppendTraceparent(append(o, "Traceparent: "...)), "\r\n"...)
+	case f.e.Trace.Valid():
+		o = append(f.e.Trace.AppendTraceparent(append(o, "Traceparent: "...)), "\r\n"...)
 	}
 	switch {
 	case upgrade:
@@ -52,7 +55,7 @@ func (f *forward) appendHead(l *leg) {
 // appendFields copies the header fields that go on. te says that the client
 // takes trailers.
 func (f *forward) appendFields(o []byte, l *leg, q *fasthttp.RequestHeader) (_ []byte, te bool) {
-	cookie := false
+	cookie, traced := false, l.span != nil || f.e.Trace.Valid()
 	for k, v := range q.All() {
 		if hopRequest(k) {
 			continue
@@ -74,7 +77,7 @@ func (f *forward) appendFields(o []byte, l *leg, q *fasthttp.RequestHeader) (_ [
 				continue
 			}
 		case 11:
-			if l.span != nil && wire.EqualFold(k, "traceparent") {
+			if traced && wire.EqualFold(k, "traceparent") {
 				continue
 			}
 		}
