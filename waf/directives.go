@@ -22,6 +22,7 @@ const (
 	reservedLast  = 7_799_999
 	idVendorJSON  = reservedFirst + 1
 	idXMLSuffix   = reservedFirst + 2
+	idCutBody     = reservedFirst + 3
 	idExclusions  = reservedFirst + 1_000
 	idExpiries    = reservedFirst + 50_000
 )
@@ -223,7 +224,8 @@ func settings(p *plugins.WAFPolicy) string {
 }
 
 // bodyRules choose how a body is parsed, and refuse what could not be: a body
-// that was not understood was not inspected.
+// that was not understood was not inspected. A body of which only the beginning
+// is inspected is never well formed, though.
 var bodyRules = `
 SecRule REQUEST_HEADERS:Content-Type "@rx ^(?:application(?:/soap\+|/)|text/)xml" "id:200000,phase:1,t:none,t:lowercase,pass,nolog,ctl:requestBodyProcessor=XML"
 SecRule REQUEST_HEADERS:Content-Type "@rx ^application/json" "id:200001,phase:1,t:none,t:lowercase,pass,nolog,ctl:requestBodyProcessor=JSON"
@@ -231,6 +233,7 @@ SecRule REQUEST_HEADERS:Content-Type "@rx ^application/[a-z0-9.-]+[+]json" "id:2
 SecRule REQUEST_HEADERS:Content-Type "@rx ^application/[a-z0-9.-]+[+]xml" "id:` + strconv.Itoa(idXMLSuffix) + `,phase:1,t:none,t:lowercase,pass,nolog,ctl:requestBodyProcessor=XML"
 SecRule URI_PARSE_ERROR "@eq 1" "id:200009,phase:1,t:none,log,deny,status:400,msg:'URI failed to parse',severity:2"
 SecRule ARGUMENTS_LIMIT_REACHED "@eq 1" "id:200004,phase:1,t:none,log,deny,status:400,msg:'Too many arguments in the query',severity:2"
+SecRule INBOUND_DATA_ERROR "@eq 1" "id:` + strconv.Itoa(idCutBody) + `,phase:2,t:none,pass,nolog,ctl:ruleRemoveById=200002"
 SecRule REQBODY_ERROR "!@eq 0" "id:200002,phase:2,t:none,log,deny,status:400,msg:'Failed to parse the request body',logdata:'%{reqbody_error_msg}',severity:2"
 SecRule MULTIPART_STRICT_ERROR "!@eq 0" "id:200003,phase:2,t:none,log,deny,status:400,msg:'The multipart request body is not strictly valid',logdata:'duplicate part header %{MULTIPART_DUPLICATE_PART_HEADER}, invalid quoting %{MULTIPART_INVALID_QUOTING}',severity:2"
 SecRule ARGUMENTS_LIMIT_REACHED "@eq 1" "id:200005,phase:2,t:none,log,deny,status:400,msg:'Too many arguments in the request body',severity:2"

@@ -94,20 +94,15 @@ func (i *Inspection) Body(b []byte, whole bool) (v Verdict) {
 // chooseParser corrects what the declared type says of how to parse the body.
 func (i *Inspection) chooseParser(b []byte) {
 	vars := i.tx.Variables()
-	parser := vars.RequestBodyProcessor()
 	if i.opaque && binary(b) {
 		// Else the CRS has it parsed as a form, which makes thousands of
 		// nonsense arguments of an image.
-		parser.(setter).Set("RAW") // checked by probe
+		vars.RequestBodyProcessor().(setter).Set("RAW") // checked by probe
 	}
-	if !i.over {
-		return
-	}
-	// A cut document is not well formed. The multipart parser forgives that if
-	// told; instead of the others the form parser reads the text as it is.
-	vars.InboundDataError().(setter).Set("1") // checked by probe
-	if p := parser.Get(); p == "JSON" || p == "XML" {
-		parser.(setter).Set("URLENCODED")
+	if i.over {
+		// The parsers keep what they understood of a document that was cut;
+		// this makes that no error. See bodyRules.
+		vars.InboundDataError().(setter).Set("1") // checked by probe
 	}
 }
 
