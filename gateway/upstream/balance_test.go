@@ -14,8 +14,8 @@ func TestSharesFollowWeights(t *testing.T) {
 		t.Run(string(a), func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
 				weights := rapid.SliceOfN(rapid.IntRange(1, 20), 2, 12).Draw(rt, "weights")
-				u := build(t, Settings{Algorithm: a, Endpoints: weighted(weights...)}, nil)
-				const n = 10000
+				u := made(t, Settings{Algorithm: a, Endpoints: weighted(weights...)}, nil)
+				const n = 5000
 				points := pointsPerWeight(u.endpoints)
 				got := shares(t, u, n)
 				sum := 0
@@ -86,7 +86,7 @@ func TestRoundRobinIsNginxs(t *testing.T) {
 func TestRoundsStayShort(t *testing.T) {
 	f := func(name string, weights []int, wantTurns int) {
 		t.Helper()
-		u := build(t, Settings{Algorithm: RoundRobin, Endpoints: weighted(weights...)}, nil)
+		u := made(t, Settings{Algorithm: RoundRobin, Endpoints: weighted(weights...)}, nil)
 		p := u.picker.Load().levels[0].policy.(*roundRobin)
 		if len(p.turns) != wantTurns {
 			t.Errorf("%s: a round of %d turns, want %d", name, len(p.turns), wantTurns)
@@ -111,9 +111,9 @@ func TestHashesStayWhenAnEndpointGoes(t *testing.T) {
 				n := rapid.IntRange(3, 20).Draw(rt, "n")
 				gone := rapid.IntRange(0, n-1).Draw(rt, "gone")
 				all := equal(n)
-				const keys = 5000
+				const keys = 2000
 				place := func(list []EndpointSettings) []string {
-					u := build(t, Settings{Algorithm: a, Endpoints: list}, nil)
+					u := made(t, Settings{Algorithm: a, Endpoints: list}, nil)
 					where := make([]string, keys)
 					for i := range where {
 						e := pick(t, u, PickRequest{Hash: Hash(fmt.Sprint("user", i)), HasHash: true})
@@ -123,7 +123,7 @@ func TestHashesStayWhenAnEndpointGoes(t *testing.T) {
 					return where
 				}
 				before := place(all)
-				ill := build(t, Settings{Algorithm: a, Endpoints: all}, nil)
+				ill := made(t, Settings{Algorithm: a, Endpoints: all}, nil)
 				ill.mu.Lock()
 				ill.endpoints[gone].health = down
 				ill.rebuild(ill.epoch)
@@ -162,7 +162,7 @@ func TestHashIsForEver(t *testing.T) {
 		t.Errorf("Hash(alice) = %#x", got)
 	}
 	for a, want := range map[Algorithm]string{RingHash: "0233323233133313", Maglev: "3333333223322323"} {
-		u := build(t, Settings{Algorithm: a, Endpoints: weighted(1, 2, 3, 4)}, nil)
+		u := made(t, Settings{Algorithm: a, Endpoints: weighted(1, 2, 3, 4)}, nil)
 		got := ""
 		for i := range 16 {
 			e := pick(t, u, PickRequest{Hash: Hash(fmt.Sprint(i)), HasHash: true})
@@ -184,7 +184,7 @@ func TestExcludedOnlyAsLastChoice(t *testing.T) {
 		for i := range list {
 			list[i].Priority = rapid.IntRange(0, 2).Draw(rt, "priority")
 		}
-		u := build(t, Settings{Algorithm: a, Endpoints: list}, nil)
+		u := made(t, Settings{Algorithm: a, Endpoints: list}, nil)
 		levels := u.picker.Load().levels
 		if len(levels) != 1 {
 			rt.Fatalf("all healthy, but %d levels in use", len(levels))
@@ -209,7 +209,7 @@ func TestExcludedOnlyAsLastChoice(t *testing.T) {
 }
 
 func TestLeastRequestAvoidsTheBusy(t *testing.T) {
-	u := build(t, Settings{Algorithm: LeastRequest, Endpoints: equal(4)}, nil)
+	u := made(t, Settings{Algorithm: LeastRequest, Endpoints: equal(4)}, nil)
 	busy := at(t, u, "10.0.0.0:80")
 	busy.host.active.Add(100)
 	defer busy.host.active.Add(-100)
@@ -220,7 +220,7 @@ func TestLeastRequestAvoidsTheBusy(t *testing.T) {
 
 // Under load, what is outstanding follows the weights.
 func TestLeastRequestLoadFollowsWeights(t *testing.T) {
-	u := build(t, Settings{Algorithm: LeastRequest, Endpoints: weighted(1, 2, 5)}, nil)
+	u := made(t, Settings{Algorithm: LeastRequest, Endpoints: weighted(1, 2, 5)}, nil)
 	for range 800 {
 		pick(t, u, PickRequest{})
 	}
@@ -234,7 +234,7 @@ func TestLeastRequestLoadFollowsWeights(t *testing.T) {
 
 func TestSticky(t *testing.T) {
 	r := &recorder{}
-	u := build(t, Settings{Algorithm: RoundRobin, Endpoints: equal(5), Observer: r}, nil)
+	u := made(t, Settings{Algorithm: RoundRobin, Endpoints: equal(5), Observer: r}, nil)
 	want := at(t, u, "10.0.0.3:80")
 	for range 50 {
 		e := pick(t, u, PickRequest{Prefer: want.ID()})
@@ -250,7 +250,7 @@ func TestSticky(t *testing.T) {
 		t.Error("a failed endpoint is kept to")
 	}
 	pick(t, u, PickRequest{Prefer: "no such endpoint"})
-	again := build(t, Settings{Algorithm: Random, Endpoints: equal(5)}, nil)
+	again := made(t, Settings{Algorithm: Random, Endpoints: equal(5)}, nil)
 	if at(t, again, want.Address).ID() != want.ID() {
 		t.Error("the ID is not stable")
 	}

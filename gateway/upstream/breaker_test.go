@@ -43,7 +43,7 @@ func TestBreakerUnderContention(t *testing.T) {
 
 func TestBreakerLimits(t *testing.T) {
 	r := &recorder{}
-	u := start(t, build(t, Settings{Endpoints: equal(2), Observer: r, Breaker: BreakerSettings{MaxRequests: 3, MaxConnections: 2}}, nil))
+	u := start(t, made(t, Settings{Endpoints: equal(2), Observer: r, Breaker: BreakerSettings{MaxRequests: 3, MaxConnections: 2}}, nil))
 	var open []*Endpoint
 	for range 3 {
 		open = append(open, pick(t, u, PickRequest{}))
@@ -66,7 +66,7 @@ func TestBreakerLimits(t *testing.T) {
 	if st := u.Status(); st.Requests != 3 || st.Conns != 2 || st.Pending != 0 || st.Retries != 0 {
 		t.Errorf("status %+v", st)
 	}
-	standard := build(t, Settings{Endpoints: equal(1)}, nil)
+	standard := made(t, Settings{Endpoints: equal(1)}, nil)
 	if got := standard.settings.Breaker; got != (BreakerSettings{1024, 1024, 1024, 3}) {
 		t.Errorf("defaults %+v", got)
 	}

@@ -96,7 +96,7 @@ func simulate(t *testing.T, u *Upstream, rate int, length time.Duration, serve f
 func TestSlowInstanceIsAvoided(t *testing.T) {
 	for _, endpoints := range []int{2, 3, 10} {
 		synctest.Test(t, func(t *testing.T) {
-			u := start(t, build(t, Settings{Algorithm: PeakEWMA, Endpoints: equal(endpoints)}, nil))
+			u := start(t, made(t, Settings{Algorithm: PeakEWMA, Endpoints: equal(endpoints)}, nil))
 			defer u.Close(t.Context())
 			random := rand.New(rand.NewPCG(3, 4))
 			got := simulate(t, u, 500, 60*time.Second, func(e *Endpoint) Result {
@@ -119,7 +119,7 @@ func TestSlowInstanceIsAvoided(t *testing.T) {
 // An instance that becomes fast again is found again.
 func TestRecoveredInstanceIsFound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := start(t, build(t, Settings{Algorithm: PeakEWMA, Endpoints: equal(4)}, nil))
+		u := start(t, made(t, Settings{Algorithm: PeakEWMA, Endpoints: equal(4)}, nil))
 		defer u.Close(t.Context())
 		slow := 200 * time.Millisecond
 		serve := func(e *Endpoint) Result {
@@ -141,7 +141,7 @@ func TestRecoveredInstanceIsFound(t *testing.T) {
 // Failing quickly does not attract requests, even without ejection.
 func TestQuickFailuresDoNotAttract(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := start(t, build(t, Settings{Algorithm: PeakEWMA, Endpoints: equal(4)}, nil))
+		u := start(t, made(t, Settings{Algorithm: PeakEWMA, Endpoints: equal(4)}, nil))
 		defer u.Close(t.Context())
 		got := simulate(t, u, 200, 60*time.Second, func(e *Endpoint) Result {
 			if e.Address == "10.0.0.0:80" {
@@ -157,7 +157,7 @@ func TestQuickFailuresDoNotAttract(t *testing.T) {
 
 // A new endpoint gets one request at a time until it has answered.
 func TestUnknownEndpointIsTriedGently(t *testing.T) {
-	u := build(t, Settings{Algorithm: PeakEWMA, Endpoints: equal(2)}, nil)
+	u := made(t, Settings{Algorithm: PeakEWMA, Endpoints: equal(2)}, nil)
 	a, b := at(t, u, "10.0.0.0:80"), at(t, u, "10.0.0.1:80")
 	a.host.ewma.observe(float64(10*time.Millisecond), 0)
 	for range 100 {

@@ -51,7 +51,7 @@ func probedBy(t *testing.T, a *answers, r *recorder, change func(*Settings)) *Up
 	if change != nil {
 		change(&s)
 	}
-	u := build(t, s, nil)
+	u := made(t, s, nil)
 	u.probe = a
 	return start(t, u)
 }

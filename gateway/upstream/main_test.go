@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -11,7 +12,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Set("rapid.checks", "30") // tables of hashes take a while; the command line still wins
+	goleak.VerifyTestMain(m)
+}
 
 var algorithms = []Algorithm{RoundRobin, Random, LeastRequest, PeakEWMA, RingHash, Maglev}
 
@@ -26,21 +30,16 @@ func repeatable() func() uint64 {
 	}
 }
 
-// build makes an upstream whose random choices repeat from run to run.
-func build(t testing.TB, s Settings, prev *Upstream) *Upstream {
+// made is an upstream whose random choices repeat from run to run.
+func made(t testing.TB, s Settings, prev *Upstream) *Upstream {
 	t.Helper()
 	if s.Name == "" {
 		s.Name = "users"
 	}
-	u, err := New(s, prev)
+	u, err := build(s, prev, repeatable())
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.random = repeatable()
-	u.turn.Store(0)
-	u.mu.Lock()
-	u.picker.Store(newPicker(u, u.epoch)) // with this random source
-	u.mu.Unlock()
 	t.Cleanup(func() { u.Close(context.Background()) })
 	return u
 }

@@ -22,7 +22,7 @@ func usable(t testing.TB, u *Upstream) int {
 func TestEjectionGrowsAndEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{}
-		u := start(t, build(t, Settings{Endpoints: equal(4), Outlier: envoyOutlier, Observer: r}, nil))
+		u := start(t, made(t, Settings{Endpoints: equal(4), Outlier: envoyOutlier, Observer: r}, nil))
 		defer u.Close(t.Context())
 		e := at(t, u, "10.0.0.1:80")
 
@@ -89,7 +89,7 @@ func TestEjectionGrowsAndEnds(t *testing.T) {
 func TestWhatCountsAgainstAnEndpoint(t *testing.T) {
 	f := func(r Result, ejects bool) {
 		t.Helper()
-		u := start(t, build(t, Settings{Endpoints: equal(3), Outlier: envoyOutlier}, nil))
+		u := start(t, made(t, Settings{Endpoints: equal(3), Outlier: envoyOutlier}, nil))
 		e := at(t, u, "10.0.0.0:80")
 		for range 5 {
 			u.breaker.requests.n.Add(1)
@@ -120,7 +120,7 @@ func TestHowManyMayBeOut(t *testing.T) {
 		t.Helper()
 		o := envoyOutlier
 		o.MaxEjectedPercent = percent
-		u := start(t, build(t, Settings{Endpoints: equal(endpoints), Outlier: o}, nil))
+		u := start(t, made(t, Settings{Endpoints: equal(endpoints), Outlier: o}, nil))
 		for _, e := range u.endpoints {
 			fail(e, 5)
 		}
@@ -140,14 +140,14 @@ func TestHowManyMayBeOut(t *testing.T) {
 // The only endpoint, ejected, is still used: panic.
 func TestTheOnlyEndpointIsStillUsed(t *testing.T) {
 	r := &recorder{}
-	u := start(t, build(t, Settings{Endpoints: equal(1), Outlier: envoyOutlier, PanicThreshold: 50, Observer: r}, nil))
+	u := start(t, made(t, Settings{Endpoints: equal(1), Outlier: envoyOutlier, PanicThreshold: 50, Observer: r}, nil))
 	fail(u.endpoints[0], 5)
 	r.want(t, EndpointEjected, PanicBegan)
 	pick(t, u, PickRequest{}).Done(Result{Status: 200})
 }
 
 func TestOutliersOff(t *testing.T) {
-	u := start(t, build(t, Settings{Endpoints: equal(2)}, nil))
+	u := start(t, made(t, Settings{Endpoints: equal(2)}, nil))
 	fail(u.endpoints[0], 100)
 	if usable(t, u) != 2 {
 		t.Error("ejected although switched off")
@@ -158,7 +158,7 @@ func TestSlowStart(t *testing.T) {
 	for _, a := range []Algorithm{RoundRobin, Random, LeastRequest, PeakEWMA} {
 		synctest.Test(t, func(t *testing.T) {
 			s := Settings{Algorithm: a, Endpoints: weighted(3, 3), SlowStart: 10 * time.Second, Outlier: envoyOutlier}
-			old := start(t, build(t, s, nil))
+			old := start(t, made(t, s, nil))
 			defer old.Close(t.Context())
 			f := func(u *Upstream, address string, want float64) {
 				t.Helper()
@@ -172,7 +172,7 @@ func TestSlowStart(t *testing.T) {
 			f(old, "10.0.0.0:80", 0.5) // not at process start
 
 			s.Endpoints = weighted(3, 3, 3)
-			u := start(t, build(t, s, old))
+			u := start(t, made(t, s, old))
 			defer u.Close(t.Context())
 			f(u, "10.0.0.2:80", 0.1/2.1)
 			time.Sleep(5100 * time.Millisecond)

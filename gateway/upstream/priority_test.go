@@ -83,7 +83,7 @@ func TestFailoverSpillsOverAndComesBack(t *testing.T) {
 		for i := range list {
 			list[i].Priority = i / 10 * 5 // priorities need not be consecutive
 		}
-		u := build(t, Settings{Algorithm: a, Endpoints: list, PanicThreshold: 50}, nil)
+		u := made(t, Settings{Algorithm: a, Endpoints: list, PanicThreshold: 50}, nil)
 		second := func() float64 {
 			n := 0
 			for address, c := range shares(t, u, 5000) {
@@ -113,7 +113,7 @@ func TestFailoverSpillsOverAndComesBack(t *testing.T) {
 
 func TestPanic(t *testing.T) {
 	r := &recorder{}
-	u := build(t, Settings{Algorithm: RoundRobin, Endpoints: equal(4), PanicThreshold: 50, Observer: r}, nil)
+	u := made(t, Settings{Algorithm: RoundRobin, Endpoints: equal(4), PanicThreshold: 50, Observer: r}, nil)
 	setHealth(u, down, 0, 1)
 	if got := shares(t, u, 100); len(got) != 2 {
 		t.Errorf("half are healthy, used %v", got)
@@ -129,7 +129,7 @@ func TestPanic(t *testing.T) {
 	u.emit(setHealth(u, up, 0))
 	r.want(t, PanicEnded)
 
-	never := build(t, Settings{Endpoints: equal(4), PanicThreshold: 0, Observer: r}, nil)
+	never := made(t, Settings{Endpoints: equal(4), PanicThreshold: 0, Observer: r}, nil)
 	setHealth(never, down, 0, 1, 2)
 	if got := shares(t, never, 10); len(got) != 1 {
 		t.Errorf("panic is off, used %v", got)
@@ -147,7 +147,7 @@ func TestPanic(t *testing.T) {
 func TestStickyFollowsHealth(t *testing.T) {
 	list := equal(4)
 	list[2].Priority, list[3].Priority = 1, 1
-	u := build(t, Settings{Endpoints: list, PanicThreshold: 50}, nil)
+	u := made(t, Settings{Endpoints: list, PanicThreshold: 50}, nil)
 	f := func(prefer, want string) {
 		t.Helper()
 		e := pick(t, u, PickRequest{Prefer: at(t, u, prefer).ID()})
@@ -171,7 +171,7 @@ func TestLocalZoneFirst(t *testing.T) {
 	for i := range list {
 		list[i].Zone = zones[i%3]
 	}
-	u := build(t, Settings{Endpoints: list, LocalZone: "b", PanicThreshold: 50}, nil)
+	u := made(t, Settings{Endpoints: list, LocalZone: "b", PanicThreshold: 50}, nil)
 	byZone := func() []int {
 		n := make([]int, 3)
 		for address, c := range shares(t, u, 3000) {
@@ -190,7 +190,7 @@ func TestLocalZoneFirst(t *testing.T) {
 	if n := byZone(); n[1] != 0 {
 		t.Errorf("b is ill: %v", n)
 	}
-	elsewhere := build(t, Settings{Endpoints: list, LocalZone: "z"}, nil)
+	elsewhere := made(t, Settings{Endpoints: list, LocalZone: "z"}, nil)
 	if got := shares(t, elsewhere, 3000); len(got) != 12 {
 		t.Errorf("nobody is in the local zone: %d used", len(got))
 	}

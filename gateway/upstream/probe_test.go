@@ -171,7 +171,7 @@ func TestFlappingServer(t *testing.T) {
 	})
 	steady := raw(t, says("HTTP/1.1 200 OK\r\n\r\n"))
 	changes := make(chan Event, 10)
-	u := start(t, build(t, Settings{
+	u := start(t, made(t, Settings{
 		Endpoints: []EndpointSettings{{Address: flapping}, {Address: steady}},
 		HealthCheck: &HealthSettings{
 			Interval: 5 * time.Millisecond, Timeout: 5 * time.Second, Jitter: 50,

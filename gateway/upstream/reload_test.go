@@ -48,7 +48,7 @@ func TestReloadKeepsWhatDidNotChange(t *testing.T) {
 			Algorithm: PeakEWMA, Endpoints: equal(3), NewPool: p.new, PoolKey: "1", PanicThreshold: 50,
 			Outlier: OutlierSettings{Enabled: true, MaxEjectedPercent: 50}, HealthCheck: &HealthSettings{}, Observer: r,
 		}
-		old := build(t, s, nil)
+		old := made(t, s, nil)
 		old.probe = a
 		a.set("10.0.0.1:80", errIll)
 		start(t, old)
@@ -62,7 +62,7 @@ func TestReloadKeepsWhatDidNotChange(t *testing.T) {
 
 		s.Endpoints = []EndpointSettings{{Address: "10.0.0.9:80"}, {Address: "10.0.0.2:80", Weight: 7, Zone: "z"}, {Address: first}}
 		s.Breaker = BreakerSettings{MaxConnections: 1, MaxRequests: 2, MaxPending: 3, MaxRetries: 0}
-		u := build(t, s, old)
+		u := made(t, s, old)
 		u.probe = a
 		start(t, u)
 		old.Retire()
@@ -99,11 +99,11 @@ func TestThrownAwayRevision(t *testing.T) {
 	for _, started := range []bool{false, true} {
 		p := &pools{closed: map[string]int{}}
 		s := Settings{Endpoints: equal(2), NewPool: p.new, Breaker: BreakerSettings{MaxRequests: 1, MaxConnections: 1, MaxRetries: 1}}
-		old := start(t, build(t, s, nil))
+		old := start(t, made(t, s, nil))
 		s.Endpoints = equal(3)
 		s.Breaker.MaxRequests = 100
 		s.Breaker.MaxRetries = 0
-		next := build(t, s, old)
+		next := made(t, s, old)
 		if started {
 			start(t, next)
 			if next.Breaker().TryRetry() {
@@ -129,10 +129,10 @@ func TestThrownAwayRevision(t *testing.T) {
 func TestOtherPoolKey(t *testing.T) {
 	p := &pools{closed: map[string]int{}}
 	s := Settings{Endpoints: equal(1), NewPool: p.new, PoolKey: "timeout 5s"}
-	old := build(t, s, nil)
+	old := made(t, s, nil)
 	old.endpoints[0].host.ewma.observe(1e6, 0)
 	s.PoolKey = "timeout 6s"
-	u := build(t, s, old)
+	u := made(t, s, old)
 	p.want(t, 2)
 	if u.endpoints[0].Pool == old.endpoints[0].Pool || u.endpoints[0].host.ewma.at(0) == 0 {
 		t.Error("the pool is the same or the latency is forgotten")
@@ -146,7 +146,7 @@ func TestSwitchedOffChecksBringBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAnswers()
 		a.set(first, errIll)
-		old := build(t, Settings{Endpoints: equal(3), HealthCheck: &HealthSettings{}, Outlier: envoyOutlier}, nil)
+		old := made(t, Settings{Endpoints: equal(3), HealthCheck: &HealthSettings{}, Outlier: envoyOutlier}, nil)
 		old.probe = a
 		start(t, old)
 		defer old.Close(t.Context())
@@ -155,7 +155,7 @@ func TestSwitchedOffChecksBringBack(t *testing.T) {
 		if usable(t, old) != 1 {
 			t.Fatal("nobody is out")
 		}
-		u := build(t, Settings{Endpoints: equal(3)}, old)
+		u := made(t, Settings{Endpoints: equal(3)}, old)
 		if n := usable(t, u); n != 3 {
 			t.Errorf("%d usable", n)
 		}

@@ -146,59 +146,40 @@ type BreakerSettings struct {
 // should balance over more from one process.
 const maxEndpoints = 1 << 15
 
+// mistakes collects what is wrong with settings, by the path in the config.
+type mistakes struct {
+	upstream string
+	errs     []error
+}
+
+func (m *mistakes) add(path, format string, args ...any) {
+	m.errs = append(m.errs, fmt.Errorf("upstreams.%s.%s: %w", m.upstream, path, fmt.Errorf(format, args...)))
+}
+
 // withDefaults fills in what was left out and reports what cannot be.
 func (s Settings) withDefaults() (Settings, error) {
-	var errs []error
-	bad := func(path, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("upstreams.%s.%s: %w", s.Name, path, fmt.Errorf(format, args...)))
-	}
-	if s.Algorithm == "" {
-		s.Algorithm = LeastRequest
-	}
+	m := &mistakes{upstream: s.Name}
+	setDefault(&s.Algorithm, LeastRequest)
 	switch s.Algorithm {
 	case RoundRobin, Random, LeastRequest, PeakEWMA, RingHash, Maglev:
 	default:
-		bad("load_balancer.algorithm", "%q is not known", string(s.Algorithm))
+		m.add("load_balancer.algorithm", "%q is not known", string(s.Algorithm))
 	}
 	if s.PanicThreshold < 0 || s.PanicThreshold > 100 {
-		bad("load_balancer.panic_threshold", "must be 0 to 100, got %d", s.PanicThreshold)
+		m.add("load_balancer.panic_threshold", "must be 0 to 100, got %d", s.PanicThreshold)
 	}
 	if (s.DNS == nil) == (len(s.Endpoints) == 0) {
-		bad("endpoints", "exactly one of endpoints and dns is needed")
+		m.add("endpoints", "exactly one of endpoints and dns is needed")
 	}
-	if len(s.Endpoints) > maxEndpoints {
-		bad("endpoints", "at most %d, got %d", maxEndpoints, len(s.Endpoints))
-	}
-	s.Endpoints = append([]EndpointSettings(nil), s.Endpoints...)
-	seen := make(map[string]bool, len(s.Endpoints))
-	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
-		path := fmt.Sprintf("endpoints[%d]", i)
-		if err := checkAddress(e.Address); err != nil {
-			bad(path+".address", "%q: %w", e.Address, err)
-		}
-		if seen[e.Address] {
-			bad(path+".address", "%q is given twice", e.Address)
-		}
-		seen[e.Address] = true
-		if e.Weight == 0 {
-			e.Weight = 1
-		}
-		if e.Weight < 0 || e.Weight > 1000 {
-			bad(path+".weight", "must be 1 to 1000, got %d", e.Weight)
-		}
-		if e.Priority < 0 || e.Priority > 15 {
-			bad(path+".priority", "must be 0 to 15, got %d", e.Priority)
-		}
-	}
+	s.Endpoints = endpointDefaults(s.Endpoints, m)
 	if s.DNS != nil {
 		d := *s.DNS
 		if err := checkAddress(d.Name); err != nil {
-			bad("dns.name", "%q: %w", d.Name, err)
+			m.add("dns.name", "%q: %w", d.Name, err)
 		}
 		if d.Server != "" {
 			if err := checkAddress(d.Server); err != nil {
-				bad("dns.server", "%q: %w", d.Server, err)
+				m.add("dns.server", "%q: %w", d.Server, err)
 			}
 		}
 		setDefault(&d.Refresh, 30*time.Second)
@@ -207,19 +188,44 @@ func (s Settings) withDefaults() (Settings, error) {
 	if s.HealthCheck != nil {
 		h := *s.HealthCheck
 		if err := h.setDefaults(); err != nil {
-			bad("health_check", "%w", err)
+			m.add("health_check", "%w", err)
 		}
 		s.HealthCheck = &h
 	}
 	s.Outlier.setDefaults()
-	if s.Breaker == (BreakerSettings{}) {
-		s.Breaker = BreakerSettings{MaxConnections: 1024, MaxRequests: 1024, MaxPending: 1024, MaxRetries: 3}
-	}
+	setDefault(&s.Breaker, BreakerSettings{MaxConnections: 1024, MaxRequests: 1024, MaxPending: 1024, MaxRetries: 3})
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
 	}
 	s.Log = s.Log.With("upstream", s.Name)
-	return s, errors.Join(errs...)
+	return s, errors.Join(m.errs...)
+}
+
+func endpointDefaults(given []EndpointSettings, m *mistakes) []EndpointSettings {
+	if len(given) > maxEndpoints {
+		m.add("endpoints", "at most %d, got %d", maxEndpoints, len(given))
+	}
+	list := append([]EndpointSettings(nil), given...)
+	seen := make(map[string]bool, len(list))
+	for i := range list {
+		e := &list[i]
+		path := fmt.Sprintf("endpoints[%d]", i)
+		if err := checkAddress(e.Address); err != nil {
+			m.add(path+".address", "%q: %w", e.Address, err)
+		}
+		if seen[e.Address] {
+			m.add(path+".address", "%q is given twice", e.Address)
+		}
+		seen[e.Address] = true
+		setDefault(&e.Weight, 1)
+		if e.Weight < 0 || e.Weight > 1000 {
+			m.add(path+".weight", "must be 1 to 1000, got %d", e.Weight)
+		}
+		if e.Priority < 0 || e.Priority > 15 {
+			m.add(path+".priority", "must be 0 to 15, got %d", e.Priority)
+		}
+	}
+	return list
 }
 
 func (h *HealthSettings) setDefaults() error {

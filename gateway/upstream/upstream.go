@@ -42,20 +42,24 @@ type Upstream struct {
 // revision can be thrown away; after a successful swap Retire it.
 // Errors name the path in the config, all at once.
 func New(s Settings, prev *Upstream) (*Upstream, error) {
+	return build(s, prev, rand.Uint64)
+}
+
+func build(s Settings, prev *Upstream, random func() uint64) (*Upstream, error) {
 	s, err := s.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	u := &Upstream{
 		settings: s,
-		random:   rand.Uint64,
+		random:   random,
 		stop:     func() {},
 		warm:     make(chan struct{}, 1),
 		first:    true,
 		epoch:    time.Now(),
 		turn:     new(atomic.Uint64),
 	}
-	u.turn.Store(rand.Uint64() >> 1) // nodes that start together do not step together
+	u.turn.Store(random() >> 1) // nodes that start together do not step together
 	if s.HealthCheck != nil {
 		u.probe = newProber(*s.HealthCheck)
 	}
@@ -106,12 +110,12 @@ func (u *Upstream) Start(ctx context.Context) error {
 		u.startProbe(e)
 	}
 	u.wg.Go(func() { u.keep(run) })
-	var resolved chan struct{}
+	var wait <-chan struct{}
 	if u.settings.DNS != nil {
-		resolved = make(chan struct{})
+		resolved := make(chan struct{})
 		u.wg.Go(func() { u.keepResolving(run, resolved) })
-		if len(u.endpoints) > 0 {
-			resolved = nil // prev's list will do until then
+		if len(u.endpoints) == 0 { // else prev's list will do until then
+			wait = resolved
 		}
 	}
 	u.breaker.own(u, u.settings.Breaker)
@@ -119,9 +123,9 @@ func (u *Upstream) Start(ctx context.Context) error {
 	u.news = nil
 	u.mu.Unlock()
 	u.emit(news)
-	if resolved != nil {
+	if wait != nil {
 		select {
-		case <-resolved: // at the latest when a lookup's own time is over
+		case <-wait: // at the latest when a lookup's own time is over
 		case <-ctx.Done():
 		}
 	}
