@@ -50,8 +50,8 @@ func settingsOf(endpoints []*Endpoint) []EndpointSettings {
 }
 
 // setEndpoints makes list the endpoints of u: known addresses keep everything,
-// those of from (may be nil, or u itself) are taken over. u.mu and from.mu are
-// held; rebuild must follow.
+// those of from (may be nil, or u itself) are taken over. from.mu is held, and
+// u.mu unless nobody knows u yet; rebuild must follow.
 func (u *Upstream) setEndpoints(list []EndpointSettings, from *Upstream, now time.Time) []Event {
 	known := map[string]*Endpoint{}
 	if from != nil {
@@ -77,7 +77,11 @@ func (u *Upstream) setEndpoints(list []EndpointSettings, from *Upstream, now tim
 			old.weight, old.zone, old.priority = s.Weight, s.Zone, s.Priority
 			next = append(next, old)
 		default:
-			next = append(next, u.newEndpoint(s, old))
+			e := u.newEndpoint(s, old)
+			if e.usable() && !old.usable() {
+				events = append(events, u.event(EndpointUp, s.Address, "no longer checked", now))
+			}
+			next = append(next, e)
 		}
 	}
 	for _, e := range known {

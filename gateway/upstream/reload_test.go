@@ -155,7 +155,10 @@ func TestSwitchedOffChecksBringBack(t *testing.T) {
 		if usable(t, old) != 1 {
 			t.Fatal("nobody is out")
 		}
-		u := made(t, Settings{Endpoints: equal(3)}, old)
+		r := &recorder{}
+		u := start(t, made(t, Settings{Endpoints: equal(3), Observer: r}, old))
+		defer u.Close(t.Context())
+		r.want(t, EndpointUp, EndpointUp)
 		if n := usable(t, u); n != 3 {
 			t.Errorf("%d usable", n)
 		}

@@ -99,15 +99,25 @@ func (r serverResolver) ask(ctx context.Context, name string, kind uint16) ([]ne
 
 // exchange asks by UDP, twice, and by TCP what does not fit.
 func exchange(ctx context.Context, question *dns.Msg, server string) (*dns.Msg, error) {
-	udp := dns.Client{Timeout: 2 * time.Second}
-	answer, _, err := udp.ExchangeContext(ctx, question, server)
+	answer, err := exchangeBy(ctx, "udp", question, server)
 	if err != nil && ctx.Err() == nil { // datagrams get lost
-		answer, _, err = udp.ExchangeContext(ctx, question, server)
+		answer, err = exchangeBy(ctx, "udp", question, server)
 	}
 	if err == nil && answer.Truncated {
-		tcp := dns.Client{Net: "tcp", Timeout: 2 * time.Second}
-		answer, _, err = tcp.ExchangeContext(ctx, question, server)
+		answer, err = exchangeBy(ctx, "tcp", question, server)
 	}
+	return answer, err
+}
+
+func exchangeBy(ctx context.Context, network string, question *dns.Msg, server string) (*dns.Msg, error) {
+	client := dns.Client{Net: network, Timeout: 2 * time.Second}
+	conn, err := client.DialContext(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })() // the library waits for its timeout
+	answer, _, err := client.ExchangeWithConnContext(ctx, question, conn)
 	return answer, err
 }
 

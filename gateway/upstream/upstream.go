@@ -23,11 +23,11 @@ type Upstream struct {
 	probe    prober
 	resolve  resolver
 
-	mu        sync.Mutex // guards what follows and Endpoint.state; a leaf
+	mu        sync.Mutex // guards what follows and Endpoint.state; taken before the locks of Breaker and Pool
 	endpoints []*Endpoint
 	dns       dnsState
 	running   context.Context // nil before Start and once retired
-	closed    bool
+	retired   bool
 
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
@@ -100,7 +100,7 @@ func (u *Upstream) Breaker() *Breaker { return u.breaker }
 func (u *Upstream) Start(ctx context.Context) error {
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	u.mu.Lock()
-	if u.closed || u.running != nil {
+	if u.retired || u.running != nil {
 		u.mu.Unlock()
 		stop()
 		return nil
@@ -138,7 +138,7 @@ func (u *Upstream) Start(ctx context.Context) error {
 func (u *Upstream) Retire() {
 	u.mu.Lock()
 	stop := u.stop
-	u.running = nil
+	u.running, u.retired = nil, true
 	u.mu.Unlock()
 	stop()
 	u.breaker.leave(u)
@@ -152,7 +152,7 @@ func (u *Upstream) Close(context.Context) error {
 	u.Retire()
 	u.mu.Lock()
 	gone := u.endpoints
-	u.endpoints, u.closed = nil, true
+	u.endpoints = nil
 	u.picker.Store(&picker{})
 	u.mu.Unlock()
 	for _, e := range gone {
