@@ -1,5 +1,7 @@
 package config
 
+//go:generate go run ./gen ..
+
 import (
 	"crypto/sha256"
 	"errors"

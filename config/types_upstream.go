@@ -1,0 +1,146 @@
+package config
+
+import "github.com/gatehouse-proxy/gatehouse/config/unit"
+
+// Upstream is a set of endpoints with one balancing policy.
+type Upstream struct {
+	// Where it runs; exactly one of endpoints and dns.
+	Endpoints []Endpoint `yaml:"endpoints"`
+	// NAME:PORT whose addresses are the endpoints, resolved again and again.
+	DNS *DNS `yaml:"dns"`
+	// What the endpoints speak.
+	Protocol string `yaml:"protocol" enum:"http1" default:"http1"`
+	// How an endpoint is chosen.
+	LoadBalancer LoadBalancer `yaml:"load_balancer"`
+	// Probes. Absent: none.
+	HealthCheck *HealthCheck `yaml:"health_check"`
+	// Learn from failures of real requests.
+	OutlierDetection OutlierDetection `yaml:"outlier_detection"`
+	// Limits that protect the upstream.
+	CircuitBreaker CircuitBreaker `yaml:"circuit_breaker"`
+	// Connections to endpoints.
+	Connection Connection `yaml:"connection"`
+}
+
+// DNS is a name that stands for endpoints, written as "NAME:PORT" or in full.
+type DNS struct {
+	// NAME:PORT.
+	Name string `yaml:"name" required:"true"`
+	// How often the name is resolved again.
+	Refresh unit.Duration `yaml:"refresh" default:"30s" min:"1s"`
+	// A DNS server HOST:PORT instead of the system's.
+	Server string `yaml:"server"`
+}
+
+// UnmarshalText reads the short form.
+func (d *DNS) UnmarshalText(text []byte) error {
+	d.Name = string(text)
+	return nil
+}
+
+// Endpoint is written as "HOST:PORT" or in full.
+type Endpoint struct {
+	// HOST:PORT; a name is resolved by the system.
+	Address string `yaml:"address" required:"true"`
+	// Share of requests in proportion to the other endpoints.
+	Weight int `yaml:"weight" default:"1" min:"1" max:"1000"`
+	// Zone it runs in.
+	Zone string `yaml:"zone"`
+	// Lower priorities (higher numbers) get traffic only when better ones fail.
+	Priority int `yaml:"priority" default:"0" min:"0" max:"15"`
+}
+
+// UnmarshalText reads the short form.
+func (e *Endpoint) UnmarshalText(text []byte) error {
+	e.Address = string(text)
+	return nil
+}
+
+// LoadBalancer chooses endpoints.
+type LoadBalancer struct {
+	// least_request and peak_ewma compare two random endpoints; ring_hash and
+	// maglev keep equal requests together.
+	Algorithm string `yaml:"algorithm" enum:"round_robin,random,least_request,peak_ewma,ring_hash,maglev" default:"least_request"`
+	// What of the request ring_hash and maglev hash: client_ip, header.NAME,
+	// cookie.NAME, query.NAME, or another attribute of the request.
+	HashOn string `yaml:"hash_on"`
+	// A new or recovered endpoint's share grows over this time; 0s: at once.
+	SlowStart unit.Duration `yaml:"slow_start" default:"0s"`
+	// Below this share of healthy endpoints all are used; 0 switches that off.
+	PanicThreshold int `yaml:"panic_threshold" default:"50" min:"0" max:"100"`
+	// Keep a client on its endpoint by a signed cookie.
+	Sticky *Sticky `yaml:"sticky"`
+}
+
+// Sticky keeps a client on its endpoint.
+type Sticky struct {
+	// Name of the cookie.
+	Cookie string `yaml:"cookie" default:"gh_sticky"`
+	// How long the client keeps it; 0s: until its browser is closed.
+	TTL unit.Duration `yaml:"ttl" default:"0s"`
+	// Signs the cookie; the same on every node. At least 16 bytes.
+	Secret unit.Secret `yaml:"secret" required:"true"`
+	// Send the cookie over TLS only.
+	Secure bool `yaml:"secure" default:"false"`
+}
+
+// HealthCheck probes endpoints.
+type HealthCheck struct {
+	// http asks for path and looks at the status; tcp only connects.
+	Type string `yaml:"type" enum:"http,tcp" default:"http"`
+	// Path with query that is asked for.
+	Path string `yaml:"path" default:"/"`
+	// Host header of the probe. Default: the endpoint's address.
+	Host string `yaml:"host"`
+	// Statuses that count as healthy: "200", "200-299".
+	Expect string `yaml:"expect" default:"200-299"`
+	// Between two probes of one endpoint.
+	Interval unit.Duration `yaml:"interval" default:"5s" min:"100ms"`
+	// A probe that takes longer has failed.
+	Timeout unit.Duration `yaml:"timeout" default:"1s" min:"10ms"`
+	// Successes in a row that bring an endpoint back.
+	Healthy int `yaml:"healthy" default:"2" min:"1" max:"100"`
+	// Failures in a row that take it out.
+	Unhealthy int `yaml:"unhealthy" default:"3" min:"1" max:"100"`
+	// Random share of the interval, in percent, so that nodes do not probe in step.
+	Jitter int `yaml:"jitter" default:"10" min:"0" max:"100"`
+}
+
+// OutlierDetection ejects endpoints whose real requests fail. Defaults are Envoy's.
+type OutlierDetection struct {
+	// Eject at all.
+	Enabled bool `yaml:"enabled" default:"true"`
+	// 5xx replies or failed tries in a row.
+	ConsecutiveErrors int `yaml:"consecutive_errors" default:"5" min:"1"`
+	// How often ejections are reconsidered.
+	Interval unit.Duration `yaml:"interval" default:"10s" min:"100ms"`
+	// Times the number of ejections so far.
+	BaseEjection unit.Duration `yaml:"base_ejection" default:"30s" min:"100ms"`
+	// An endpoint is never out for longer than this.
+	MaxEjection unit.Duration `yaml:"max_ejection" default:"5m" min:"100ms"`
+	// Share of endpoints that may be out at once; one always may.
+	MaxEjectedPercent int `yaml:"max_ejected_percent" default:"10" min:"0" max:"100"`
+}
+
+// CircuitBreaker limits what goes to an upstream at once; more is refused with 503.
+type CircuitBreaker struct {
+	// Connections to all endpoints together.
+	MaxConnections int `yaml:"max_connections" default:"1024" min:"1"`
+	// Requests under way.
+	MaxRequests int `yaml:"max_requests" default:"1024" min:"1"`
+	// Requests that wait for a connection.
+	MaxPending int `yaml:"max_pending" default:"1024" min:"0"`
+	// Retries under way.
+	MaxRetries int `yaml:"max_retries" default:"3" min:"0"`
+}
+
+// Connection is how endpoints are connected to.
+type Connection struct {
+	// To connect.
+	Timeout unit.Duration `yaml:"timeout" default:"5s" min:"10ms"`
+	// Idle connections are closed after this time. Keep it below the
+	// upstream's own idle timeout.
+	Idle unit.Duration `yaml:"idle" default:"50s" min:"100ms"`
+	// Idle connections kept per endpoint.
+	MaxIdle int `yaml:"max_idle" default:"256" min:"0"`
+}
