@@ -61,7 +61,7 @@ func load(t *testing.T, a *txtar.Archive) (*config.Config, *config.Source, error
 	return c, s, err, dir
 }
 
-func archives(t *testing.T, pattern string, least int) map[string]*txtar.Archive {
+func archives(t testing.TB, pattern string, least int) map[string]*txtar.Archive {
 	t.Helper()
 	names, err := filepath.Glob(pattern)
 	if err != nil || len(names) < least {
