@@ -21,8 +21,8 @@ type Listener struct {
 	NoRoute *exchange.Route
 	// Rules make a path unambiguous.
 	Rules target.Rules
-	// Trusted are the proxies whose forwarding headers are believed; nil: none.
-	Trusted *target.Trusted
+	// Trust says whose forwarding headers are believed.
+	Trust *target.Trust
 	// Settings for the sockets and the protocol front.
 	Server ServerSettings
 }

@@ -2,8 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"sync"
 )
 
@@ -41,7 +39,7 @@ func (u *Units) Reuse(prev *Units, key, digest string) (Unit, bool) {
 		return nil, false
 	}
 	h := prev.byKey[key]
-	if h == nil || h.digest != digest {
+	if h == nil || h.digest == "" || h.digest != digest {
 		return nil, false
 	}
 	h.mu.Lock()
@@ -72,16 +70,39 @@ func (u *Units) Add(key, digest string, unit Unit) {
 	u.fresh = append(u.fresh, h)
 }
 
-// Start starts what is new, in the order built. On an error what was started
-// stays to be closed by Release.
-func (u *Units) Start(ctx context.Context) error {
-	var errs []error
+// Start starts what is new, in the order built, and returns what could not be
+// started, by key. Those too are closed by Release; no later set reuses them.
+func (u *Units) Start(ctx context.Context) map[string]error {
+	failed := map[string]error{}
 	for _, h := range u.fresh {
 		if err := h.unit.Start(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", h.key, err))
+			failed[h.key] = err
+			h.digest = ""
 		}
 	}
-	return errors.Join(errs...)
+	u.fresh = nil
+	return failed
+}
+
+// Retire tells the units that next does not share that they have been
+// replaced: those with a method Retire end their background work now, although
+// requests may still use them.
+func (u *Units) Retire(next *Units) {
+	for key, h := range u.byKey {
+		if next.byKey[key] == h {
+			continue
+		}
+		if r, ok := h.unit.(interface{ Retire() }); ok {
+			r.Retire()
+		}
+	}
+}
+
+// Each calls f for every unit, in no order.
+func (u *Units) Each(f func(key string, unit Unit)) {
+	for key, h := range u.byKey {
+		f(key, h.unit)
+	}
 }
 
 // Release gives up every unit and closes those nobody else holds.
@@ -98,7 +119,6 @@ func (u *Units) Release() {
 			u.onErr(key, err)
 		}
 	}
-	u.byKey = map[string]*held{}
 }
 
 // Len is how many units the set holds.

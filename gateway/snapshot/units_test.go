@@ -17,8 +17,8 @@ func TestUnitLivesUntilTheLastSnapshotWithItIsGone(t *testing.T) {
 	first := snapshot.NewUnits(nil)
 	first.Add("upstream/a", "1", kept)
 	first.Add("upstream/b", "1", gone)
-	if err := first.Start(t.Context()); err != nil {
-		t.Fatal(err)
+	if failed := first.Start(t.Context()); len(failed) > 0 {
+		t.Fatal(failed)
 	}
 	second := snapshot.NewUnits(nil)
 	if _, ok := second.Reuse(first, "upstream/a", "1"); !ok {
@@ -27,8 +27,8 @@ func TestUnitLivesUntilTheLastSnapshotWithItIsGone(t *testing.T) {
 	if _, ok := second.Reuse(first, "upstream/b", "2"); ok {
 		t.Fatal("changed unit was taken over")
 	}
-	if err := second.Start(t.Context()); err != nil {
-		t.Fatal(err)
+	if failed := second.Start(t.Context()); len(failed) > 0 {
+		t.Fatal(failed)
 	}
 	a := snapshot.New("1", nil, first)
 	if !a.TryRef() {

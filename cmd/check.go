@@ -1,0 +1,87 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
+	"github.com/gatehouse-proxy/gatehouse/plugins"
+	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
+)
+
+type checkCommand struct {
+	Files []string `arg:"" name:"file" help:"Config files or folders; several make one config."`
+	Print bool     `help:"Print the whole config with every default filled in. Secrets are hidden, references stay."`
+	Quick bool     `help:"Check the text only; do not build plugins, rules and tokens."`
+}
+
+// Run reports every problem, or that there is none.
+func (c *checkCommand) Run(env *environment) error {
+	cfg, src, err := loadConfig(c.Files, env.plugins)
+	if err != nil {
+		return &usageError{err}
+	}
+	if !c.Quick {
+		if _, err := dryRun(env, cfg, src); err != nil {
+			return &usageError{err}
+		}
+	}
+	if c.Print {
+		return config.Print(env.out, cfg, src)
+	}
+	fmt.Fprintf(env.out, "fine: %s, %s, %s\n", count(len(cfg.Listeners), "listener"), count(len(cfg.Routes), "route"), count(len(cfg.Upstreams), "upstream"))
+	return nil
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// dryRun builds everything a node would build, and starts nothing.
+func dryRun(env *environment, cfg *config.Config, src *config.Source) (*compile.Result, error) {
+	silent := slog.New(slog.DiscardHandler)
+	compiler, err := compile.New(compile.Settings{
+		Plugins: allPlugins(env.plugins), Log: silent,
+		Metrics: metrics.New(metrics.Settings{Version: env.version, Reasons: reasonNames()}),
+		Node:    cfg.Node.Name, Zone: cfg.Node.Zone,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer compiler.Close()
+	result, err := compiler.Build(context.Background(), cfg, src, nil, compile.DryRun)
+	if err != nil {
+		return nil, err
+	}
+	result.Snapshot.Release()
+	<-result.Snapshot.Retired()
+	return result, nil
+}
+
+type schemaCommand struct{}
+
+// Run prints the JSON schema.
+func (schemaCommand) Run(env *environment) error {
+	_, err := env.out.Write(config.Schema(kinds(allPlugins(env.plugins))))
+	return err
+}
+
+// kinds tell the config what the plugins' settings look like.
+func kinds(list []plugins.Factory) config.Kinds {
+	k := config.Kinds{}
+	for _, f := range list {
+		k[f.Name] = f.Config
+	}
+	return k
+}
+
+// loadConfig reads and checks config files and folders. Its error lists every
+// problem, a line each.
+func loadConfig(paths []string, extra []plugins.Factory) (*config.Config, *config.Source, error) {
+	return config.Load(paths, kinds(allPlugins(extra)), config.Options{})
+}

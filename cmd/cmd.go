@@ -1,0 +1,116 @@
+// Package cmd is the command line: what a person or a script asks of the
+// binary. It assembles a node from the packages below it and holds the
+// explicit list of plugins. A custom binary calls Main with more of them.
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/gatehouse-proxy/gatehouse/plugins"
+)
+
+// Exit codes of every command.
+const (
+	exitFine   = 0
+	exitFailed = 1 // the thing asked for failed
+	exitUsage  = 2 // wrong usage or invalid config
+)
+
+type commands struct {
+	Run          runCommand          `cmd:"" help:"Run a node."`
+	Check        checkCommand        `cmd:"" help:"Check config files: every problem, with its place."`
+	Explain      explainCommand      `cmd:"" help:"Tell which route, plugins and upstream a request would take, without sending it."`
+	Demo         demoCommand         `cmd:"" help:"Start two sample upstreams and the gateway on loopback, and print commands to try."`
+	Schema       schemaCommand       `cmd:"" help:"Print the JSON schema of the config, for editors."`
+	Build        buildCommand        `cmd:"" help:"Build a custom binary with more plugins."`
+	HashPassword hashPasswordCommand `cmd:"" help:"Read a password from standard input and print its hash for the config."`
+	Version      versionCommand      `cmd:"" help:"Print the version."`
+}
+
+// environment is what a command may use of the process.
+type environment struct {
+	version string
+	plugins []plugins.Factory
+	in      io.Reader
+	out     io.Writer
+	err     io.Writer
+}
+
+// Main runs one command and returns the process's exit code. extra are plugins
+// besides the built-in ones.
+func Main(version string, args []string, extra ...plugins.Factory) int {
+	env := &environment{version: versionOf(version), plugins: extra, in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	var c commands
+	exit := -1
+	parser, err := kong.New(&c,
+		kong.Name("gatehouse"),
+		kong.Description("API gateway, web application firewall and load balancer in one process."),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Writers(env.out, env.err),
+		kong.Exit(func(code int) { exit = code }),
+	)
+	if err != nil {
+		panic("BUG: " + err.Error())
+	}
+	parsed, err := parser.Parse(args)
+	if exit >= 0 { // --help was asked for and has been answered
+		return exit
+	}
+	if err != nil {
+		fmt.Fprintf(env.err, "gatehouse: %v (see gatehouse --help)\n", err)
+		return exitUsage
+	}
+	if err := parsed.Run(env); err != nil {
+		return env.fail(err)
+	}
+	return exitFine
+}
+
+// fail says what went wrong, and how badly.
+func (env *environment) fail(err error) int {
+	var u *usageError
+	if errors.As(err, &u) {
+		fmt.Fprintln(env.err, u.Error())
+		return exitUsage
+	}
+	if !errors.Is(err, errSilent) {
+		fmt.Fprintln(env.err, "gatehouse: "+err.Error())
+	}
+	return exitFailed
+}
+
+// errSilent fails a command that has said all there is to say.
+var errSilent = errors.New("failed")
+
+// usageError is wrong usage or an invalid config: exit code 2.
+type usageError struct{ error }
+
+func (u *usageError) Unwrap() error { return u.error }
+
+func versionOf(linked string) string {
+	if linked != "" {
+		return linked
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "devel"
+}
+
+type versionCommand struct{}
+
+// Run prints the version and what it was built with.
+func (versionCommand) Run(env *environment) error {
+	fmt.Fprintf(env.out, "gatehouse %s\n", env.version)
+	if info, ok := debug.ReadBuildInfo(); ok {
+		fmt.Fprintf(env.out, "built with %s\n", info.GoVersion)
+	}
+	return nil
+}

@@ -1,0 +1,198 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"text/template"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/config"
+)
+
+type demoCommand struct {
+	Address string `default:"127.0.0.1:8080" help:"Address of the gateway; another port is taken if it is busy."`
+	Admin   string `default:"127.0.0.1:9901" help:"Address of the admin server, likewise."`
+}
+
+const demoConfig = `# Written by gatehouse demo. Change it while the demo runs: it is live at once.
+node:
+  name: demo
+  data_dir: {{.Dir}}/data
+  admin: { address: "{{.Admin}}" }
+  access_log: { path: {{.Dir}}/access.log }
+  drain: { timeout: 2s }
+
+listeners:
+  web: { address: "{{.Gateway}}" }
+
+upstreams:
+  hello:
+    endpoints: ["{{.A}}", "{{.B}}"]
+    load_balancer: { algorithm: round_robin }
+    health_check: { path: /healthz, interval: 1s, timeout: 500ms, healthy: 1, unhealthy: 2 }
+
+consumers:
+  alice: # her key is demo-key
+    api_keys: ["sha256:c48a01f49fd0f2cc404bc3cbbc80e91457a3d41bb429a695243de4c61794155c"]
+
+plugins:
+  - request_id: {}
+
+routes:
+  everything:
+    match: { path: / }
+    plugins:
+      - waf: {}
+    backends: [{ upstream: hello }]
+  limited:
+    match: { path: /limited }
+    plugins:
+      - rate_limit: { limit: 3, per: 10s, key: client_ip }
+    backends: [{ upstream: hello }]
+  private:
+    match: { path: /private }
+    plugins:
+      - api_key: {}
+    backends: [{ upstream: hello }]
+`
+
+const demoText = `
+Gatehouse runs at http://{{.Gateway}}, in front of two sample services:
+  a at http://{{.A}}   b at http://{{.B}}
+Config: {{.Dir}}/gatehouse.yaml (live: edit it)   Access log: {{.Dir}}/access.log
+Admin:  http://{{.Admin}}/readyz  http://{{.Admin}}/metrics
+
+Try, in another terminal:
+  1. A call, answered by a and b in turn:
+     curl -i http://{{.Gateway}}/hello
+  2. An SQL injection, blocked by the firewall (403):
+     curl -i "http://{{.Gateway}}/search?q=1%27%20OR%20%271%27=%271%20--%20"
+  3. A rate limit of 3 in 10 s (429 from the fourth on):
+     for i in 1 2 3 4 5; do curl -s -o /dev/null -w '%{http_code}\n' http://{{.Gateway}}/limited; done
+  4. No credentials (401), then with a key (200):
+     curl -i http://{{.Gateway}}/private
+     curl -i -H 'X-API-Key: demo-key' http://{{.Gateway}}/private
+  5. Failover: stop a, and calls go on without an error:
+     curl -X POST http://{{.A}}/stop
+     for i in 1 2 3 4; do curl -s http://{{.Gateway}}/hello; done
+     curl -X POST http://{{.A}}/start
+
+Ctrl-C ends it.
+`
+
+type demoValues struct{ Dir, Gateway, Admin, A, B string }
+
+// Run starts everything on loopback and waits for the end.
+func (d *demoCommand) Run(env *environment) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+	dir, err := os.MkdirTemp("", "gatehouse-demo-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	a, err := startSample("a")
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	b, err := startSample("b")
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	v := demoValues{Dir: dir, A: a.addr(), B: b.addr()}
+	if v.Gateway, err = freeAddress(d.Address); err != nil {
+		return err
+	}
+	if v.Admin, err = freeAddress(d.Admin); err != nil {
+		return err
+	}
+	n, err := startDemo(env, v)
+	if err != nil {
+		return err
+	}
+	if err := template.Must(template.New("").Parse(demoText)).Execute(env.out, v); err != nil {
+		return errors.Join(err, n.close(context.Background()))
+	}
+	<-signals
+	return n.stop(context.Background())
+}
+
+func startDemo(env *environment, v demoValues) (*node, error) {
+	path := filepath.Join(v.Dir, "gatehouse.yaml")
+	var text strings.Builder
+	if err := template.Must(template.New("").Parse(demoConfig)).Execute(&text, v); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
+		return nil, err
+	}
+	load := func() (*config.Config, *config.Source, error) { return loadConfig([]string{path}, env.plugins) }
+	cfg, src, err := load()
+	if err != nil {
+		return nil, err
+	}
+	return newNode(context.Background(), nodeSettings{
+		version: env.version, plugins: env.plugins,
+		config: cfg, source: src, load: load, watch: []string{path}, log: env.err,
+	})
+}
+
+// freeAddress is address, or the same host with a free port if it is taken.
+func freeAddress(address string) (string, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		host, _, splitErr := net.SplitHostPort(address)
+		if splitErr != nil {
+			return "", &usageError{fmt.Errorf("gatehouse: %q: %w", address, splitErr)}
+		}
+		if l, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
+			return "", err
+		}
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// sample is a small service that can be stopped and started.
+type sample struct {
+	name     string
+	listener net.Listener
+	server   *http.Server
+	down     atomic.Bool
+}
+
+func startSample(name string) (*sample, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	s := &sample{name: name, listener: l}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, _ *http.Request) { s.down.Store(true); fmt.Fprintln(w, name, "plays dead") })
+	mux.HandleFunc("POST /start", func(w http.ResponseWriter, _ *http.Request) { s.down.Store(false); fmt.Fprintln(w, name, "is back") })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if s.down.Load() {
+			panic(http.ErrAbortHandler) // ends the connection, as a killed process would
+		}
+		fmt.Fprintf(w, "hello from %s: %s %s\n", name, r.Method, r.URL.Path)
+	})
+	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go s.server.Serve(l) //nolint:errcheck // it ends with ErrServerClosed, on close
+	return s, nil
+}
+
+func (s *sample) addr() string { return s.listener.Addr().String() }
+
+func (s *sample) close() { _ = s.server.Close() }

@@ -1,0 +1,137 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway"
+	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
+	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
+)
+
+type explainCommand struct {
+	Config   []string `short:"c" required:"" help:"Config file, or a folder of them; may be repeated." placeholder:"FILE"`
+	Method   string   `arg:"" help:"Method, such as GET."`
+	URL      string   `arg:"" help:"Address, such as http://api.example.com/v1/users?id=1."`
+	Header   []string `short:"H" help:"Header field, 'Name: value'; may be repeated." placeholder:"FIELD"`
+	Listener string   `help:"Listener the request enters by; default: the first by name." placeholder:"NAME"`
+}
+
+// Run prints what the request would meet, in order.
+func (x *explainCommand) Run(env *environment) error {
+	cfg, src, err := loadConfig(x.Config, env.plugins)
+	if err != nil {
+		return &usageError{err}
+	}
+	head, err := x.head()
+	if err != nil {
+		return &usageError{fmt.Errorf("gatehouse: %w", err)}
+	}
+	result, err := dryRun(env, cfg, src)
+	if err != nil {
+		return &usageError{err}
+	}
+	l, err := x.pick(result.Snapshot)
+	if err != nil {
+		return &usageError{fmt.Errorf("gatehouse: %w", err)}
+	}
+	e, err := gateway.Explain(l, head)
+	if err != nil {
+		return err
+	}
+	x.print(env, l, &e, result.Plans)
+	return nil
+}
+
+func (x *explainCommand) head() (*fasthttp.RequestHeader, error) {
+	u, err := url.Parse(x.URL)
+	if err != nil {
+		return nil, err
+	}
+	if u.Host == "" {
+		return nil, fmt.Errorf("%q: the address needs a host, as in http://api.example.com/path", x.URL)
+	}
+	// What url.Parse makes of the path is not what a client would send: take it as written.
+	_, rest, _ := strings.Cut(x.URL, "://")
+	target := "/"
+	if i := strings.IndexAny(rest, "/?"); i >= 0 {
+		target, _, _ = strings.Cut(rest[i:], "#")
+	}
+	if target[0] == '?' {
+		target = "/" + target
+	}
+	h := &fasthttp.RequestHeader{}
+	h.SetMethod(strings.ToUpper(x.Method))
+	h.SetRequestURI(target)
+	h.SetHost(u.Host)
+	for _, f := range x.Header {
+		name, value, ok := strings.Cut(f, ":")
+		if !ok || strings.TrimSpace(name) == "" {
+			return nil, fmt.Errorf("-H %q: must be 'Name: value'", f)
+		}
+		h.Add(strings.TrimSpace(name), strings.TrimSpace(value))
+	}
+	return h, nil
+}
+
+func (x *explainCommand) pick(s *snapshot.Snapshot) (*snapshot.Listener, error) {
+	var names []string
+	byName := map[string]*snapshot.Listener{}
+	for _, l := range s.Listeners {
+		names = append(names, l.Name)
+		byName[l.Name] = l
+	}
+	slices.Sort(names)
+	if len(names) == 0 {
+		return nil, errors.New("the config has no listener")
+	}
+	if x.Listener == "" {
+		return byName[names[0]], nil
+	}
+	if l := byName[x.Listener]; l != nil {
+		return l, nil
+	}
+	return nil, fmt.Errorf("--listener %q is not defined; known: %s", x.Listener, strings.Join(names, ", "))
+}
+
+func (x *explainCommand) print(env *environment, l *snapshot.Listener, e *gateway.Explanation, plans map[string]compile.Plan) {
+	fmt.Fprintf(env.out, "listener   %s (%s)\n", l.Name, l.Address)
+	if e.Refused != "" {
+		fmt.Fprintf(env.out, "refused    %s, before any route is looked for\n", e.Refused)
+		return
+	}
+	fmt.Fprintf(env.out, "host       %s\npath       %s\n", e.Host, e.Path)
+	if e.Route == "" {
+		fmt.Fprintln(env.out, "route      none: 404 no_route, after the global plugins")
+	} else {
+		p := plans[e.Route]
+		steps := strings.Join(p.Steps, " → ")
+		if steps == "" {
+			steps = "none"
+		}
+		fmt.Fprintf(env.out, "route      %s\nplugins    %s\naction     %s\n", e.Route, steps, p.Action)
+	}
+	if len(e.Candidates) == 0 {
+		return
+	}
+	fmt.Fprintln(env.out, "looked at  (in order of precedence)")
+	for _, c := range e.Candidates {
+		verdict := "does not match: " + c.Failed
+		if c.Failed == "" {
+			verdict = "matches"
+		}
+		fmt.Fprintf(env.out, "  %-20s host %s, path %s: %s\n", c.Route, c.Host, orAny(c.Path), verdict)
+	}
+}
+
+func orAny(path string) string {
+	if path == "" {
+		return "any"
+	}
+	return path
+}

@@ -1,0 +1,225 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/admin"
+	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/control"
+	"github.com/gatehouse-proxy/gatehouse/gateway"
+	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/plugins"
+	"github.com/gatehouse-proxy/gatehouse/telemetry/accesslog"
+	"github.com/gatehouse-proxy/gatehouse/telemetry/logging"
+	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
+	"github.com/gatehouse-proxy/gatehouse/telemetry/trace"
+	"github.com/gatehouse-proxy/gatehouse/waf"
+)
+
+// node is one running process, assembled. It is built and closed by one goroutine.
+type node struct {
+	log       *slog.Logger
+	config    *config.Config
+	metrics   *metrics.Metrics
+	accessLog *accesslog.Log
+	tracer    *trace.Tracer
+	gateway   *gateway.Gateway
+	compiler  *compile.Compiler
+	loop      *control.Loop
+	admin     *admin.Server // nil: off
+	events    io.Closer     // the WAF's event log; nil: none
+}
+
+// nodeSettings are what newNode builds a node from.
+type nodeSettings struct {
+	version string
+	plugins []plugins.Factory // besides the built-in ones
+	config  *config.Config
+	source  *config.Source
+	load    func() (*config.Config, *config.Source, error)
+	watch   []string
+	log     io.Writer
+}
+
+// newNode builds and starts a node. On an error everything started so far is stopped.
+func newNode(ctx context.Context, s nodeSettings) (n *node, err error) {
+	c := s.config.Node
+	n = &node{config: s.config}
+	defer func() {
+		if err != nil {
+			n.close(ctx)
+		}
+	}()
+	if n.log, err = logging.New(s.log, logging.Settings{Level: c.Log.Level, Format: c.Log.Format}); err != nil {
+		return nil, err
+	}
+	n.metrics = metrics.New(metrics.Settings{Version: s.version, Reasons: reasonNames()})
+	if err := n.openTelemetry(ctx, c, s.version); err != nil {
+		return nil, err
+	}
+	engines, sink, err := n.firewall(s.config)
+	if err != nil {
+		return nil, err
+	}
+	n.gateway = gateway.New(gateway.Settings{Log: n.log, Metrics: n.metrics, AccessLog: n.accessLog, Tracer: n.tracer})
+	n.compiler, err = compile.New(compile.Settings{
+		Plugins: append(builtin(engines, sink), s.plugins...),
+		Log:     n.log, Metrics: n.metrics, Zone: c.Zone, Node: c.Name,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.loop = control.New(control.Settings{
+		Load: s.load, Paths: s.watch, Compiler: n.compiler,
+		Gateway: n.gateway, Metrics: n.metrics, Log: n.log,
+	})
+	if err := n.openAdmin(ctx, c); err != nil {
+		return nil, err
+	}
+	return n, n.loop.Start(ctx, s.config, s.source)
+}
+
+func (n *node) openTelemetry(ctx context.Context, c config.Node, version string) (err error) {
+	if c.AccessLog.Path != "off" {
+		n.accessLog, err = accesslog.Open(accesslog.Settings{
+			Path: c.AccessLog.Path, Format: c.AccessLog.Format, Sample: c.AccessLog.Sample,
+			Headers: c.AccessLog.Headers, Mask: c.AccessLog.Mask,
+			OnError: func(err error) { n.log.Error("writing the access log", "error", err) },
+		})
+		if err != nil {
+			return fmt.Errorf("node.access_log.path: %w", err)
+		}
+		n.metrics.AccessLog(n.accessLog.Stats)
+	}
+	if c.Tracing.OTLP == "" && n.accessLog == nil {
+		return nil // nobody would read a trace; headers pass as they are
+	}
+	n.tracer, err = trace.New(ctx, trace.Settings{
+		OTLP: c.Tracing.OTLP, Sample: c.Tracing.Sample, ServiceName: c.Tracing.ServiceName,
+		NodeName: c.Name, Zone: c.Zone, Version: version,
+		OnError: func(err error) { n.log.Warn("sending traces", "error", err) },
+	})
+	if err != nil {
+		return fmt.Errorf("node.tracing.otlp %q: %w", c.Tracing.OTLP, err)
+	}
+	n.metrics.Traces(n.tracer.Stats)
+	return nil
+}
+
+// firewall makes the pool of engines and opens the event log.
+func (n *node) firewall(c *config.Config) (*waf.Pool, waf.Sink, error) {
+	pool := waf.NewPool()
+	l := c.WAF.EventLog
+	if l.Path == "off" {
+		return pool, nil, nil
+	}
+	format := waf.JSON
+	if l.Format == "modsecurity" {
+		format = waf.ModSecurity
+	}
+	log, err := waf.OpenEventLog(l.Path, format)
+	if err != nil {
+		return nil, nil, fmt.Errorf("waf.event_log.path: %w", err)
+	}
+	n.events = log
+	return pool, log, nil
+}
+
+func (n *node) openAdmin(ctx context.Context, c config.Node) (err error) {
+	if c.Admin.Address == "off" {
+		return nil
+	}
+	n.admin, err = admin.New(admin.Settings{
+		Address: c.Admin.Address, DataDir: c.DataDir, Pprof: c.Admin.Pprof,
+		Metrics: n.metrics.Handler(), Ready: n.loop.Ready,
+		Detail: func() any { return n.status() },
+	})
+	if err != nil {
+		return err
+	}
+	return n.admin.Start(ctx)
+}
+
+// status is what /readyz and /api/v1/status show.
+type status struct {
+	Node        string         `json:"node"`
+	Zone        string         `json:"zone,omitempty"`
+	Config      control.Status `json:"config"`
+	Connections map[string]int `json:"connections"`
+	Upstreams   any            `json:"upstreams"`
+}
+
+func (n *node) status() status {
+	open, idle, tunnels := n.gateway.Connections()
+	s := status{
+		Node: n.config.Node.Name, Zone: n.config.Node.Zone, Config: n.loop.Status(),
+		Connections: map[string]int{"open": open, "idle": idle, "tunnels": tunnels},
+	}
+	if snap := n.gateway.Current(); snap != nil && snap.TryRef() {
+		s.Upstreams = compile.UpstreamStatus(snap)
+		snap.Release()
+	}
+	return s
+}
+
+// stop drains: readiness fails first, then listeners close, requests in flight
+// get their time, and what is left is cut.
+func (n *node) stop(ctx context.Context) error {
+	d := n.config.Node.Drain
+	n.log.Info("draining", "delay", d.Delay, "timeout", d.Timeout)
+	if n.admin != nil {
+		n.admin.Drain()
+	}
+	select {
+	case <-time.After(d.Delay.D()):
+	case <-ctx.Done():
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.Timeout.D())
+	defer cancel()
+	return errors.Join(n.gateway.Drain(ctx), n.close(context.WithoutCancel(ctx)))
+}
+
+// close ends what newNode opened, in reverse; safe on a half-built node.
+func (n *node) close(ctx context.Context) error {
+	var errs []error
+	if n.loop != nil {
+		n.loop.Close()
+	}
+	if n.gateway != nil {
+		done, cancel := context.WithCancel(ctx)
+		cancel()
+		errs = append(errs, n.gateway.Drain(done))
+	}
+	if n.compiler != nil {
+		n.compiler.Close()
+	}
+	if n.admin != nil {
+		errs = append(errs, n.admin.Close())
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if n.tracer != nil {
+		errs = append(errs, n.tracer.Close(ctx))
+	}
+	if n.events != nil {
+		errs = append(errs, n.events.Close())
+	}
+	if n.accessLog != nil {
+		errs = append(errs, n.accessLog.Close(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+func reasonNames() []string {
+	var names []string
+	for _, r := range reason.All() {
+		names = append(names, r.Name)
+	}
+	return names
+}

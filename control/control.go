@@ -1,0 +1,177 @@
+// Package control keeps a node's running snapshot equal to its config: it reads
+// the source, compiles, swaps, and remembers what went wrong. A config that
+// cannot be used changes nothing.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/config/watch"
+	"github.com/gatehouse-proxy/gatehouse/gateway"
+	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
+	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
+)
+
+// Settings are what a node's control loop works with; all are required.
+type Settings struct {
+	// Load reads, checks and validates the source anew.
+	Load func() (*config.Config, *config.Source, error)
+	// Paths are watched for changes; none: only Reload reloads.
+	Paths    []string
+	Compiler *compile.Compiler
+	Gateway  *gateway.Gateway
+	Metrics  *metrics.Metrics
+	Log      *slog.Logger
+}
+
+// Status says which revision runs and what is wrong with the last one seen.
+type Status struct {
+	// Digest of the running revision, and since when it runs.
+	Digest string    `json:"digest"`
+	Loaded time.Time `json:"loaded"`
+	// Reloads and failures since the node started.
+	Reloads  int `json:"reloads"`
+	Failures int `json:"failures"`
+	// Error says why the newest config is not running; empty when it is.
+	Error   string    `json:"error,omitempty"`
+	ErrorAt time.Time `json:"error_at,omitzero"`
+	// Broken are routes that answer 503 because this node cannot build them.
+	Broken map[string]string `json:"broken,omitempty"`
+}
+
+// Loop is the control loop of one node.
+type Loop struct {
+	s     Settings
+	node  config.Node
+	drain time.Duration
+
+	reload   sync.Mutex // serialises apply; taken before mu
+	mu       sync.Mutex // guards status
+	status   Status
+	revision int64 // counts the configs that went live
+
+	stop func()
+	done sync.WaitGroup
+}
+
+// New returns a loop that has done nothing yet.
+func New(s Settings) *Loop { return &Loop{s: s, stop: func() {}} }
+
+// Start applies first, the config the node was started with, and then follows
+// the source. A route that cannot be built on this node is served as broken
+// instead of keeping the node from starting.
+func (l *Loop) Start(ctx context.Context, first *config.Config, src *config.Source) error {
+	l.node = first.Node
+	l.drain = first.Node.Drain.Timeout.D()
+	if err := l.apply(ctx, first, src, compile.ServeTheRest); err != nil {
+		return err
+	}
+	if len(l.s.Paths) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	l.stop = cancel
+	changed := func() { _ = l.Reload(ctx, "file changed") } // Reload reports its own failure
+	w, err := watch.New(l.s.Paths, changed)
+	if err != nil {
+		cancel()
+		return fmt.Errorf("watching the config: %w", err)
+	}
+	l.done.Go(func() { w.Run(ctx) })
+	return nil
+}
+
+// Close ends the watching. It is safe twice and without Start.
+func (l *Loop) Close() {
+	l.stop()
+	l.done.Wait()
+}
+
+// Reload reads the source again and swaps to it. On any error the running
+// revision stays, and the error is in the log, the status, the metrics and
+// returned.
+func (l *Loop) Reload(ctx context.Context, why string) error {
+	started := time.Now()
+	err := l.tryReload(ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.s.Metrics.Config.Failed(time.Since(started))
+		l.status.Failures++
+		l.status.Error, l.status.ErrorAt = err.Error(), time.Now()
+		l.s.Log.Error("the new config was refused; the running one stays", "cause", why, "error", err)
+		return err
+	}
+	l.status.Reloads++
+	l.status.Error, l.status.ErrorAt = "", time.Time{}
+	return nil
+}
+
+func (l *Loop) tryReload(ctx context.Context) error {
+	l.reload.Lock()
+	defer l.reload.Unlock()
+	cfg, src, err := l.s.Load()
+	if err != nil {
+		return err
+	}
+	if s := l.Status(); src.Digest() == s.Digest && len(s.Broken) == 0 {
+		return nil // a broken route may have been mended outside the config
+	}
+	if !reflect.DeepEqual(cfg.Node, l.node) {
+		l.s.Log.Warn("settings under node changed; they take effect after a restart")
+	}
+	return l.apply(ctx, cfg, src, compile.AllOrNothing)
+}
+
+func (l *Loop) apply(ctx context.Context, cfg *config.Config, src *config.Source, mode compile.Mode) error {
+	started := time.Now()
+	result, err := l.s.Compiler.Build(ctx, cfg, src, l.s.Gateway.Current(), mode)
+	if err != nil {
+		return err
+	}
+	if err := l.s.Gateway.Swap(ctx, result.Snapshot, l.drain); err != nil {
+		result.Snapshot.Release()
+		return err
+	}
+	l.s.Metrics.Retain(result.Routes, result.Upstreams, result.Listeners)
+	l.s.Compiler.Retain(result.Upstreams)
+	digest := src.Digest()
+	for name, why := range result.Broken {
+		l.s.Log.Error("a route cannot be built on this node; it answers 503", "route", name, "error", why)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.revision++
+	l.s.Metrics.Config.Applied(l.revision, time.Now(), time.Since(started), len(result.Broken))
+	l.status.Digest, l.status.Loaded, l.status.Broken = digest, time.Now(), result.Broken
+	l.s.Log.Info("config is live", "digest", short(digest), "routes", len(cfg.Routes), "upstreams", len(cfg.Upstreams))
+	return nil
+}
+
+// Status is a copy of the current status.
+func (l *Loop) Status() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.status
+}
+
+// ErrNotLoaded is what Ready says before the first config is live.
+var ErrNotLoaded = errors.New("no config is live yet")
+
+// Ready is nil when the node serves a config; a refused newer one does not
+// make it unready, since the old one still serves.
+func (l *Loop) Ready() error {
+	if l.Status().Digest == "" {
+		return ErrNotLoaded
+	}
+	return nil
+}
+
+func short(digest string) string { return digest[:min(12, len(digest))] }

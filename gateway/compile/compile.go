@@ -1,0 +1,155 @@
+// Package compile turns a config into a snapshot: the one place where the
+// control plane and the data plane meet. Whatever can be decided before a
+// request comes is decided here.
+package compile
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/config/problem"
+	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
+	"github.com/gatehouse-proxy/gatehouse/plugins"
+	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
+)
+
+// Settings are what all snapshots of a node have in common.
+type Settings struct {
+	// Plugins that a config may use; names are unique.
+	Plugins []plugins.Factory
+	Log     *slog.Logger
+	Metrics *metrics.Metrics
+	// Node and Zone name where this is.
+	Node, Zone string
+}
+
+// Compiler compiles configs. It is for one goroutine at a time.
+type Compiler struct {
+	settings  Settings
+	factories map[string]plugins.Factory
+	manager   *http1.Manager // keeps time for all upstream connections
+	observers sync.Map       // upstream name → *observer
+}
+
+// New returns a compiler; two plugins of one name are an error.
+func New(s Settings) (*Compiler, error) {
+	c := &Compiler{settings: s, factories: map[string]plugins.Factory{}, manager: http1.NewManager()}
+	for _, f := range s.Plugins {
+		if _, twice := c.factories[f.Name]; twice {
+			return nil, fmt.Errorf("two plugins are called %q", f.Name)
+		}
+		c.factories[f.Name] = f
+	}
+	return c, nil
+}
+
+// Close ends what the snapshots shared. All of them must be retired.
+func (c *Compiler) Close() { c.manager.Close() }
+
+// Mode says what to do about a unit that cannot be built on this node.
+type Mode int
+
+const (
+	// AllOrNothing makes any problem an error: right for a reload.
+	AllOrNothing Mode = iota
+	// ServeTheRest builds what can be built; routes that cannot answer 503.
+	// Right for a start: one missing file must not take everything down.
+	ServeTheRest
+	// DryRun builds but starts nothing and reports like AllOrNothing.
+	DryRun
+)
+
+// Result is a compiled config.
+type Result struct {
+	Snapshot *snapshot.Snapshot
+	// Routes, Upstreams and Listeners are the names in use.
+	Routes, Upstreams, Listeners []string
+	// Broken are routes that answer 503, and why. Only with ServeTheRest.
+	Broken map[string]string
+	// Plans tell what each route does, for explain.
+	Plans map[string]Plan
+}
+
+// Plan tells a person what a route does.
+type Plan struct {
+	// Steps are the plugins in order.
+	Steps []string
+	// Action is what answers: "forward to users (95), canary (5)".
+	Action string
+	// Upstreams that requests may go to.
+	Upstreams []string
+}
+
+// build is one run of Build.
+type build struct {
+	*Compiler
+	cfg   *config.Config
+	src   *config.Source
+	prev  *snapshot.Units
+	units *snapshot.Units
+	mode  Mode
+
+	problems problem.List
+	// broken are the units that cannot be used, by key, and why.
+	broken map[string]string
+	// paths are where in the config a unit comes from, by key.
+	paths map[string]string
+
+	consumers *plugins.Directory
+	policies  map[string]plugins.WAFPolicy
+	// shared digests what instances depend on besides their own config.
+	consumersDigest, policiesDigest string
+
+	result *Result
+}
+
+// Build compiles cfg. prev is the running snapshot, whose units are taken over
+// where nothing changed; nil for none. An error is of type config.Problems
+// where a place in the config can be named; then nothing is left behind.
+func (c *Compiler) Build(ctx context.Context, cfg *config.Config, src *config.Source, prev *snapshot.Snapshot, mode Mode) (*Result, error) {
+	b := &build{
+		Compiler: c, cfg: cfg, src: src, mode: mode,
+		units: snapshot.NewUnits(func(key string, err error) {
+			c.settings.Log.Warn("closing a part of an old config", "unit", key, "error", err)
+		}),
+		broken: map[string]string{}, paths: map[string]string{},
+		result: &Result{Broken: map[string]string{}, Plans: map[string]Plan{}},
+	}
+	if prev != nil {
+		b.prev = prev.Units
+	}
+	b.directories()
+	b.upstreams()
+	routes := b.routes()
+	if mode != DryRun {
+		for key, err := range b.units.Start(ctx) {
+			b.fail(key, err)
+		}
+	}
+	b.markBroken(routes)
+	listeners := b.listeners(routes)
+	if all := b.problems.All(); len(all) > 0 {
+		b.units.Release()
+		return nil, src.Locate(all)
+	}
+	b.result.Snapshot = snapshot.New(src.Digest(), listeners, b.units)
+	b.result.Upstreams = slices.Sorted(maps.Keys(cfg.Upstreams))
+	b.result.Routes = append(slices.Sorted(maps.Keys(cfg.Routes)), noRoute)
+	b.result.Listeners = slices.Sorted(maps.Keys(cfg.Listeners))
+	return b.result, nil
+}
+
+// fail notes that a unit cannot be used: a problem, or a broken route.
+func (b *build) fail(key string, err error) {
+	if b.mode == ServeTheRest {
+		b.broken[key] = err.Error()
+		return
+	}
+	b.problems.Add(b.paths[key], "%v", err)
+}

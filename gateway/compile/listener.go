@@ -1,0 +1,82 @@
+package compile
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/route"
+	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
+	"github.com/gatehouse-proxy/gatehouse/gateway/target"
+)
+
+// listeners builds a route table for each listener.
+func (b *build) listeners(routes map[string]*compiled) map[string]*snapshot.Listener {
+	names := slices.Sorted(maps.Keys(b.cfg.Routes))
+	out := map[string]*snapshot.Listener{}
+	for name, c := range b.cfg.Listeners {
+		var entries []route.Entry[*exchange.Route]
+		for _, n := range names {
+			r := b.cfg.Routes[n]
+			if routes[n] != nil && (len(r.Match.Listeners) == 0 || slices.Contains(r.Match.Listeners, name)) {
+				entries = append(entries, route.Entry[*exchange.Route]{Name: n, Match: match(r.Match), Value: routes[n].route})
+			}
+		}
+		table, err := route.New(entries)
+		if err != nil {
+			b.problems.Add("routes", "%v", err)
+			continue
+		}
+		out[c.Address] = &snapshot.Listener{
+			Name: name, Address: c.Address, Routes: table, NoRoute: routes[""].route,
+			Rules: target.Rules{KeepEncodedSlashes: c.Path.EncodedSlashes == "keep", MergeSlashes: c.Path.MergeSlashes},
+			Trust: target.NewTrust(target.TrustSettings{Proxies: c.TrustedProxies}),
+			Server: snapshot.ServerSettings{
+				MaxConnections: c.MaxConnections, MaxPerClient: c.MaxConnectionsPerClient,
+				HeadBytes: int(c.Limits.Head), HeadFields: c.Limits.Headers, URIBytes: int(c.Limits.URI),
+				MaxBody:     int64(c.Limits.Body),
+				HeadTimeout: c.Timeouts.Head.D(), BodyTimeout: c.Timeouts.Body.D(),
+				WriteTimeout: c.Timeouts.Write.D(), IdleTimeout: c.Timeouts.Idle.D(),
+			},
+		}
+	}
+	return out
+}
+
+// unmatched is what runs when no route matches: the global plugins, so that
+// probing for routes is limited, logged and inspected like anything else.
+func (b *build) unmatched(global []instance) *compiled {
+	return b.assemble(noRoute, global, "no_route", func(*fiber.Ctx) error { return reason.NoRoute })
+}
+
+func match(m config.Match) route.Match {
+	return route.Match{
+		Hosts:   m.Hosts,
+		Path:    route.Path{Exact: m.Path.Exact, Prefix: m.Path.Prefix, Regex: m.Path.Regex},
+		Methods: m.Methods,
+		Headers: values(m.Headers), Query: values(m.Query), Cookies: values(m.Cookies),
+	}
+}
+
+func values(m map[string]config.ValueMatch) []route.Value {
+	var out []route.Value
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		v := route.Value{Name: name, Text: m[name].Exact}
+		switch c := m[name]; {
+		case c.Present != nil && *c.Present:
+			v.Op = route.Present
+		case c.Present != nil:
+			v.Op = route.Absent
+		case c.Prefix != "":
+			v.Op, v.Text = route.Prefix, c.Prefix
+		case c.Regex != "":
+			v.Op, v.Text = route.Regex, c.Regex
+		}
+		out = append(out, v)
+	}
+	return out
+}

@@ -1,0 +1,281 @@
+// Package gateway runs the data plane: it owns the listeners and the current
+// snapshot, dispatches every request into the snapshot's chain, and takes down
+// what became of it. It is handed compiled snapshots and knows no config.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/h1"
+	"github.com/gatehouse-proxy/gatehouse/gateway/listener"
+	"github.com/gatehouse-proxy/gatehouse/gateway/pipeline"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
+	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
+	"github.com/gatehouse-proxy/gatehouse/telemetry/accesslog"
+	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
+	"github.com/gatehouse-proxy/gatehouse/telemetry/trace"
+)
+
+// Settings are what a gateway reports to. Log and Metrics are required.
+type Settings struct {
+	Log       *slog.Logger
+	Metrics   *metrics.Metrics
+	AccessLog *accesslog.Log // nil: none
+	Tracer    *trace.Tracer  // nil: no spans
+}
+
+// Gateway is the data plane of one node. Swap, Drain and Close are for one
+// goroutine at a time; everything else is concurrent.
+type Gateway struct {
+	settings Settings
+	run      fasthttp.RequestHandler
+	current  atomic.Pointer[snapshot.Snapshot]
+
+	mu       sync.Mutex       // guards doors, draining
+	doors    map[string]*door // by address
+	leaving  sync.WaitGroup   // doors that are draining
+	stopping atomic.Bool
+}
+
+// door is one address traffic enters by: its socket and its protocol front.
+type door struct {
+	gateway *Gateway
+	address string
+	socket  *listener.Listener
+	h1      *h1.Server
+	last    atomic.Pointer[binding]
+}
+
+// binding is a door together with what one snapshot says about it. It owns the
+// exchanges dispatched through it.
+type binding struct {
+	door     *door
+	snapshot *snapshot.Snapshot
+	listener *snapshot.Listener
+}
+
+// New returns a gateway without listeners; Swap gives it its first snapshot.
+func New(s Settings) *Gateway {
+	g := &Gateway{settings: s, doors: map[string]*door{}}
+	g.run = pipeline.New(func(e *exchange.Exchange, v any, stack []byte) {
+		s.Log.Error("a plugin panicked; the request was answered with 500",
+			"route", e.Route.Name, "request_id", e.RequestID, "panic", fmt.Sprint(v), "stack", string(stack))
+	})
+	return g
+}
+
+// Swap makes next current. New sockets are bound first: if one cannot be, the
+// error names it, nothing has changed and next still belongs to the caller.
+// Addresses that stay keep their sockets and connections; those that go stop
+// accepting and drain for as long as drain says.
+func (g *Gateway) Swap(ctx context.Context, next *snapshot.Snapshot, drain time.Duration) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	fresh, err := g.bind(ctx, next)
+	if err != nil {
+		return err
+	}
+	for address, l := range next.Listeners {
+		if d := g.doors[address]; d != nil {
+			d.h1.Update(d.h1Settings(l.Server))
+			d.socket.Update(d.socketSettings(l))
+		}
+	}
+	prev := g.current.Swap(next)
+	for _, d := range fresh {
+		g.doors[d.address] = d
+		d.socket.Serve(d.h1)
+	}
+	for address, d := range g.doors {
+		if l := next.Listeners[address]; l != nil {
+			g.settings.Metrics.Listener(l.Name).Watch(d.counts)
+		}
+	}
+	for address, d := range g.doors {
+		if next.Listeners[address] == nil {
+			delete(g.doors, address)
+			g.leave(d, drain)
+		}
+	}
+	if prev != nil {
+		prev.Units.Retire(next.Units)
+		prev.Release()
+	}
+	return nil
+}
+
+func (d *door) counts() metrics.Connections {
+	s := d.socket.Stats()
+	return metrics.Connections{Open: s.Open, Accepted: s.Accepted, Refused: s.Refused, AcceptFails: s.AcceptErrors}
+}
+
+func (g *Gateway) bind(ctx context.Context, next *snapshot.Snapshot) ([]*door, error) {
+	var fresh []*door
+	var errs []error
+	for address, l := range next.Listeners {
+		if g.doors[address] != nil {
+			continue
+		}
+		d := &door{gateway: g, address: address}
+		socket, err := listener.Listen(ctx, d.socketSettings(l))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("listeners.%s.address %q: %w", l.Name, address, err))
+			continue
+		}
+		d.socket = socket
+		d.h1 = h1.New(d.h1Settings(l.Server))
+		fresh = append(fresh, d)
+	}
+	if len(errs) == 0 {
+		return fresh, nil
+	}
+	for _, d := range fresh {
+		d.close()
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (d *door) socketSettings(l *snapshot.Listener) listener.Settings {
+	return listener.Settings{
+		Address:        l.Address,
+		MaxConnections: l.Server.MaxConnections,
+		MaxPerClient:   l.Server.MaxPerClient,
+		Refused:        func(r *reason.Reason, peer netip.AddrPort) { d.refused(r, peer, nil) },
+	}
+}
+
+func (d *door) h1Settings(s snapshot.ServerSettings) h1.Settings {
+	return h1.Settings{
+		Handler:     d.serve,
+		Limits:      wire.Limits{Head: s.HeadBytes, Fields: s.HeadFields, URI: s.URIBytes},
+		MaxBody:     s.MaxBody,
+		HeadTimeout: s.HeadTimeout, BodyTimeout: s.BodyTimeout,
+		WriteTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout,
+		Refused: d.refused,
+		Panicked: func(v any, stack []byte) {
+			d.gateway.settings.Log.Error("the server panicked; the connection was cut", "panic", fmt.Sprint(v), "stack", string(stack))
+		},
+	}
+}
+
+// leave stops accepting at once and gives requests in flight their time.
+func (g *Gateway) leave(d *door, drain time.Duration) {
+	if err := d.socket.Close(); err != nil {
+		g.settings.Log.Warn("closing a listener", "address", d.address, "error", err)
+	}
+	g.leaving.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), drain)
+		defer cancel()
+		if err := d.h1.Shutdown(ctx); err != nil {
+			g.settings.Log.Warn("connections were cut at the end of the drain time",
+				"address", d.address, "open", d.h1.Stats().Open)
+		}
+		if err := d.h1.Close(); err != nil {
+			g.settings.Log.Error("closing connections", "address", d.address, "error", err)
+		}
+	})
+}
+
+// close is for a door that has accepted nothing: there is nothing to fail.
+func (d *door) close() {
+	_ = d.socket.Close()
+	_ = d.h1.Close()
+}
+
+// Addresses are the addresses bound now, by listener name. With port 0 in the
+// config they tell the port the system chose.
+func (g *Gateway) Addresses() map[string]net.Addr {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := map[string]net.Addr{}
+	s := g.current.Load()
+	for address, d := range g.doors {
+		if l := s.Listeners[address]; l != nil {
+			out[l.Name] = d.socket.Addr()
+		}
+	}
+	return out
+}
+
+// Current is the snapshot in use, nil before the first Swap. The caller must
+// not keep it past the next Swap.
+func (g *Gateway) Current() *snapshot.Snapshot { return g.current.Load() }
+
+// Drain stops accepting, lets requests and tunnels in flight finish until ctx
+// is done, and cuts what is left. The gateway cannot be used afterwards.
+func (g *Gateway) Drain(ctx context.Context) error {
+	g.stopping.Store(true)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	left := time.Hour
+	if at, ok := ctx.Deadline(); ok {
+		left = time.Until(at)
+	}
+	for address, d := range g.doors {
+		delete(g.doors, address)
+		g.leave(d, left)
+	}
+	g.leaving.Wait()
+	if s := g.current.Load(); s != nil {
+		s.Release()
+		select {
+		case <-s.Retired():
+		case <-time.After(time.Second): // a unit that hangs must not keep the node from stopping
+			return errors.New("gateway: units of the last snapshot did not close in time")
+		}
+	}
+	return nil
+}
+
+// Connections counts the open client connections of all listeners.
+func (g *Gateway) Connections() (open, idle, tunnels int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, d := range g.doors {
+		s := d.h1.Stats()
+		open, idle, tunnels = open+s.Open, idle+s.Idle, tunnels+s.Tunnels
+	}
+	return open, idle, tunnels
+}
+
+// acquire takes a reference to the current snapshot and what it says of this door.
+func (d *door) acquire() *binding {
+	for {
+		s := d.gateway.current.Load()
+		if !s.TryRef() {
+			continue // retired between the two: there is a newer one
+		}
+		b := d.last.Load()
+		if b == nil || b.snapshot != s {
+			b = &binding{door: d, snapshot: s, listener: s.Listeners[d.address]}
+			d.last.Store(b)
+		}
+		return b
+	}
+}
+
+// refused takes down what was answered, or closed, without a request.
+func (d *door) refused(r *reason.Reason, peer netip.AddrPort, head []byte) {
+	g := d.gateway
+	name := ""
+	if l := g.current.Load().Listeners[d.address]; l != nil {
+		name = l.Name
+		g.settings.Metrics.Listener(name).ProtocolRefusal(r.Name)
+	}
+	g.settings.Metrics.Refusal(r.Name)
+	if g.settings.AccessLog != nil {
+		g.logProtocolRefusal(r, name, peer, head)
+	}
+}
