@@ -66,7 +66,11 @@ func TestKeyIsUnambiguous(t *testing.T) {
 	value := rapid.SampledFrom([]string{"absent", "", "a", "b", "ab", "\x00\x01", "\xff\xff", "a\x00", "\x00\x00"})
 	type values [3]string
 	draw := rapid.Custom(func(t *rapid.T) values {
-		return values{value.Draw(t, "a"), value.Draw(t, "b"), value.Draw(t, "s")}
+		s := value.Draw(t, "s")
+		if s == "absent" {
+			s = "" // a subject is absent when it is empty
+		}
+		return values{value.Draw(t, "a"), value.Draw(t, "b"), s}
 	})
 	make := func(v values) (string, uint64) {
 		ctx, e := new(fasthttp.RequestCtx), &exchange.Exchange{}
@@ -75,7 +79,7 @@ func TestKeyIsUnambiguous(t *testing.T) {
 				ctx.Request.Header.Set(name, v[i])
 			}
 		}
-		e.Identity.Subject = strings.TrimPrefix(v[2], "absent")
+		e.Identity.Subject = v[2]
 		b, _ := k.Append(nil, ctx, e)
 		h, _ := k.Hash(ctx, e)
 		return string(b), h
