@@ -99,9 +99,10 @@ func (pr printer) mapping(v reflect.Value, n *yaml.Node) *yaml.Node {
 	out := mapping()
 	keys := v.MapKeys()
 	slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	of := children(n)
 	for _, k := range keys {
 		name := fmt.Sprint(k)
-		x := pr.value(v.MapIndex(k), child(n, name))
+		x := pr.value(v.MapIndex(k), of(name))
 		if x == nil {
 			x = null()
 		}
@@ -173,6 +174,28 @@ func child(n *yaml.Node, key string) *yaml.Node {
 		return nil
 	}
 	return strict.NewPositions(n, "", nil).Child(key)
+}
+
+// children is child for many keys of one map, as ten thousand routes are.
+func children(n *yaml.Node) func(key string) *yaml.Node {
+	for n != nil && n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	if n == nil || n.Kind != yaml.MappingNode {
+		return func(string) *yaml.Node { return nil }
+	}
+	own := make(map[string]*yaml.Node, len(n.Content)/2)
+	for i := len(n.Content) - 2; i >= 0; i -= 2 { // the first of a repeated key stays
+		if k := n.Content[i]; k.Tag != "!!merge" {
+			own[k.Value] = n.Content[i+1]
+		}
+	}
+	return func(key string) *yaml.Node {
+		if x, ok := own[key]; ok {
+			return x
+		}
+		return child(n, key)
+	}
 }
 
 func mapping() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"} }

@@ -3,6 +3,7 @@ package strict
 import (
 	"strconv"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 
@@ -16,6 +17,9 @@ type Positions struct {
 	root  *yaml.Node
 	file  string
 	files map[*yaml.Node]string
+
+	mu    sync.Mutex // guards large
+	large map[*yaml.Node]*keyIndex
 }
 
 // NewPositions is for a document whose nodes are from file unless files says otherwise.
@@ -29,8 +33,7 @@ func NewPositions(root *yaml.Node, file string, files map[*yaml.Node]string) *Po
 // Find is the place of the value at path, of its key if the value is a map or
 // a list, or of the nearest parent that exists.
 func (p *Positions) Find(path string) problem.Position {
-	w := walk{files: p.files, file: p.file}
-	w.find(p.root, p.root, path, 0)
+	w := p.walk(path)
 	best := w.best
 	if best == nil {
 		return problem.Position{File: p.file, Line: 1, Column: 1}
@@ -38,10 +41,20 @@ func (p *Positions) Find(path string) problem.Position {
 	return problem.Position{File: w.bestFile, Line: best.Line, Column: best.Column}
 }
 
+func (p *Positions) walk(path string) *walk {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.large == nil {
+		p.large = make(map[*yaml.Node]*keyIndex)
+	}
+	w := &walk{files: p.files, file: p.file, large: p.large}
+	w.find(p.root, p.root, path, 0)
+	return w
+}
+
 // Node is the value at path, aliases followed, or nil.
 func (p *Positions) Node(path string) *yaml.Node {
-	w := walk{files: p.files, file: p.file}
-	w.find(p.root, p.root, path, 0)
+	w := p.walk(path)
 	if !w.whole {
 		return nil
 	}
@@ -53,6 +66,7 @@ func (p *Positions) Node(path string) *yaml.Node {
 type walk struct {
 	files map[*yaml.Node]string
 	file  string
+	large map[*yaml.Node]*keyIndex
 
 	best     *yaml.Node // what to point at
 	value    *yaml.Node
@@ -102,7 +116,72 @@ func (w *walk) index(n *yaml.Node, path string, depth int) {
 	}
 }
 
+// manyKeys is from how many keys on a map gets an index: thousands of problems
+// in a map of thousands must not be looked for one key at a time.
+const manyKeys = 64
+
 func (w *walk) key(n *yaml.Node, path string, depth int) {
+	if len(n.Content) > 2*manyKeys {
+		w.indexed(n, path, depth)
+		return
+	}
+	w.scan(n, path, depth)
+	for i := 0; i+1 < len(n.Content) && !w.whole; i += 2 {
+		if n.Content[i].Tag == "!!merge" {
+			w.merged(n.Content[i+1], path, depth)
+		}
+	}
+}
+
+// keyIndex says where in Content the keys of a large map are, and the values
+// of its merge keys.
+type keyIndex struct {
+	at     map[string]int
+	merges []*yaml.Node
+}
+
+func newKeyIndex(n *yaml.Node) *keyIndex {
+	x := &keyIndex{at: make(map[string]int, len(n.Content)/2)}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k := n.Content[i]
+		_, twice := x.at[k.Value]
+		switch {
+		case k.Tag == "!!merge":
+			x.merges = append(x.merges, n.Content[i+1])
+		case !twice && k.Kind == yaml.ScalarNode && k.Value != "":
+			x.at[k.Value] = i
+		}
+	}
+	return x
+}
+
+// indexed tries every reading of the path's beginning as one key.
+func (w *walk) indexed(n *yaml.Node, path string, depth int) {
+	x := w.large[n]
+	if x == nil {
+		x = newKeyIndex(n)
+		w.large[n] = x
+	}
+	for end := 1; end <= len(path) && !w.whole; end++ {
+		if end < len(path) && path[end] != '.' && path[end] != '[' {
+			continue
+		}
+		if w.steps++; w.steps > maxWalk {
+			return
+		}
+		if i, ok := x.at[path[:end]]; ok {
+			w.find(n.Content[i+1], n.Content[i], path[end:], depth+1)
+		}
+	}
+	for _, m := range x.merges {
+		if w.steps++; w.steps > maxWalk || w.whole {
+			return
+		}
+		w.merged(m, path, depth)
+	}
+}
+
+func (w *walk) scan(n *yaml.Node, path string, depth int) {
 	for i := 0; i+1 < len(n.Content) && !w.whole; i += 2 {
 		k, v := n.Content[i], n.Content[i+1]
 		if w.steps++; w.steps > maxWalk {
@@ -114,11 +193,6 @@ func (w *walk) key(n *yaml.Node, path string, depth int) {
 		rest, ok := strings.CutPrefix(path, k.Value)
 		if ok && (rest == "" || rest[0] == '.' || rest[0] == '[') && k.Value != "" {
 			w.find(v, k, rest, depth+1)
-		}
-	}
-	for i := 0; i+1 < len(n.Content) && !w.whole; i += 2 {
-		if n.Content[i].Tag == "!!merge" {
-			w.merged(n.Content[i+1], path, depth)
 		}
 	}
 }

@@ -77,11 +77,11 @@ func (z *Size) UnmarshalText(text []byte) error {
 		if !ok {
 			continue
 		}
-		n, err := strconv.ParseInt(strings.TrimSpace(num), 10, 64)
-		if err != nil || n < 0 || n > (1<<62)/u.bytes {
+		n, err := strconv.ParseUint(strings.TrimSpace(num), 10, 63)
+		if err != nil || n > uint64((1<<62)/u.bytes) {
 			break
 		}
-		*z = Size(n * u.bytes)
+		*z = Size(int64(n) * u.bytes)
 		return nil
 	}
 	return fmt.Errorf("must be a size such as 512, 64KiB or 8MiB, got %q", s)
