@@ -30,9 +30,9 @@ func options(dir string) config.Options {
 }
 
 // unpack writes the files of an archive but those called want.*.
-func unpack(t *testing.T, a *txtar.Archive) (dir string, files []string) {
+func unpack(t *testing.T, a *txtar.Archive) string {
 	t.Helper()
-	dir = t.TempDir()
+	dir := t.TempDir()
 	for _, f := range a.Files {
 		if strings.HasPrefix(f.Name, "want.") {
 			continue
@@ -44,21 +44,20 @@ func unpack(t *testing.T, a *txtar.Archive) (dir string, files []string) {
 		if err := os.WriteFile(name, f.Data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		files = append(files, name)
 	}
-	return dir, files
+	return dir
 }
 
 // load loads in.yaml of an archive, or the folder conf if there is one.
-func load(t *testing.T, a *txtar.Archive) (*config.Config, *config.Source, error, string) {
+func load(t *testing.T, a *txtar.Archive) (c *config.Config, s *config.Source, dir string, err error) {
 	t.Helper()
-	dir, _ := unpack(t, a)
+	dir = unpack(t, a)
 	path := filepath.Join(dir, "in.yaml")
 	if _, err := os.Stat(filepath.Join(dir, "conf")); err == nil {
 		path = filepath.Join(dir, "conf")
 	}
-	c, s, err := config.Load([]string{path}, kinds(), options(dir))
-	return c, s, err, dir
+	c, s, err = config.Load([]string{path}, kinds(), options(dir))
+	return c, s, dir, err
 }
 
 func archives(t testing.TB, pattern string, least int) map[string]*txtar.Archive {
@@ -81,7 +80,7 @@ func archives(t testing.TB, pattern string, least int) map[string]*txtar.Archive
 func TestBadCorpus(t *testing.T) {
 	for name, a := range archives(t, "testdata/bad/*.txtar", 90) {
 		t.Run(strings.TrimSuffix(filepath.Base(name), ".txtar"), func(t *testing.T) {
-			c, s, err, dir := load(t, a)
+			c, s, dir, err := load(t, a)
 			if err == nil || c != nil || s == nil {
 				t.Fatalf("accepted: config %v, source %v", c, s)
 			}

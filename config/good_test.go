@@ -23,7 +23,7 @@ var same = cmp.Options{
 func TestGoodCorpus(t *testing.T) {
 	for name, a := range archives(t, "testdata/good/*.txtar", 9) {
 		t.Run(strings.TrimSuffix(filepath.Base(name), ".txtar"), func(t *testing.T) {
-			c, s, err, dir := load(t, a)
+			c, s, dir, err := load(t, a)
 			if err != nil {
 				t.Fatal(err)
 			}

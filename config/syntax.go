@@ -6,6 +6,7 @@ import (
 	"regexp/syntax"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
 )
@@ -175,7 +176,7 @@ func notNormal(s string) string {
 			i += 2
 		case isAlnum(c) || strings.IndexByte("/-._~!$&'()*+,;=:@", c) >= 0:
 		default:
-			return "has a character to be written " + escapeAll(s[i:])
+			return "has a character to be written " + escapeFirst(s[i:])
 		}
 	}
 	for seg := range strings.SplitSeq(s[1:], "/") {
@@ -194,17 +195,15 @@ func unescape(s string) (byte, bool) {
 	return byte(b), err == nil
 }
 
-// escapeAll escapes the first character of s.
-func escapeAll(s string) string {
+// escapeFirst escapes the first character of s.
+func escapeFirst(s string) string {
 	const hex = "0123456789ABCDEF"
+	_, n := utf8.DecodeRuneInString(s)
 	var b strings.Builder
-	for _, r := range s {
-		for _, c := range []byte(string(r)) {
-			b.WriteByte('%')
-			b.WriteByte(hex[c>>4])
-			b.WriteByte(hex[c&15])
-		}
-		break
+	for _, c := range []byte(s[:n]) {
+		b.WriteByte('%')
+		b.WriteByte(hex[c>>4])
+		b.WriteByte(hex[c&15])
 	}
 	return b.String()
 }

@@ -97,8 +97,10 @@ func TestSecretNeverTells(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, shown := range []string{fmt.Sprint(s), fmt.Sprintf("%s %v %+v %#v %q", s, s, s, s, s), string(text),
-		fmt.Sprintf("%v %+v", struct{ S unit.Secret }{s}, &struct{ S unit.Secret }{s})} {
+	for _, shown := range []string{
+		fmt.Sprint(s), fmt.Sprintf("%s %v %+v %#v %q", s, s, s, s, s), string(text),
+		fmt.Sprintf("%v %+v", struct{ S unit.Secret }{s}, &struct{ S unit.Secret }{s}),
+	} {
 		if strings.Contains(shown, "hunter2") {
 			t.Errorf("tells: %s", shown)
 		}
