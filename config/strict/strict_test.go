@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -312,6 +313,9 @@ func TestWrongTagsPanic(t *testing.T) {
 	}{})
 	f("bound of text", &struct {
 		A string `yaml:"a" min:"3"`
+	}{})
+	f("duration of the standard library", &struct {
+		A time.Duration `yaml:"a"`
 	}{})
 	f("same key twice", &struct {
 		A int `yaml:"a"`

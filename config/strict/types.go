@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
 )
@@ -53,6 +54,9 @@ func Fields(t reflect.Type) []Field {
 		}
 		if !tagged || name == "" {
 			panic(fmt.Sprintf("BUG: %s.%s has no yaml tag", t, f.Name))
+		}
+		if f.Type == reflect.TypeFor[time.Duration]() {
+			panic(fmt.Sprintf("BUG: %s.%s: durations are unit.Duration", t, f.Name))
 		}
 		def, hasDefault := f.Tag.Lookup("default")
 		field := Field{
