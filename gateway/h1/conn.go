@@ -285,8 +285,8 @@ func (c *conn) hungUp() {
 // abandon closes the connection under whatever is going on on it.
 func (c *conn) abandon() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.done {
+		c.mu.Unlock()
 		return
 	}
 	c.gone.Store(true)
@@ -294,8 +294,11 @@ func (c *conn) abandon() {
 		c.aborter = nil
 		a.Abort()
 	}
-	_ = c.nc.Close() // finish closes it again; its error matters to nobody
 	c.unpark()
+	c.mu.Unlock()
+	// Close waits for a handler that runs inside RawConn.Read, and the handler
+	// may be waiting for c.mu.
+	_ = c.nc.Close() // finish closes it again; its error matters to nobody
 }
 
 // finish closes the connection and gives back all it has.
