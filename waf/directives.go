@@ -1,6 +1,7 @@
 package waf
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -85,7 +86,8 @@ func (p *program) first(n int) (*program, string) {
 	return out, place
 }
 
-// assemble puts a policy's program together, or says what is wrong with it.
+// assemble puts a policy's program together, with the list of its rules, or
+// says what is wrong with the policy.
 //
 // The order matters. Exclusions and expiries come first, so that a rule they
 // switch off has not run yet. Patches come before the CRS looks at anything, so
@@ -93,90 +95,88 @@ func (p *program) first(n int) (*program, string) {
 // its verdict, so that they may add to the score; the response rules are moved
 // before the request's verdict for that, which changes nothing, because rules
 // are ordered within a phase only.
-func assemble(p *plugins.WAFPolicy) (*program, error) {
-	prog := &program{}
-	add := func(origin, text string) error {
-		d, err := scan(text)
-		if err != nil {
-			return fmt.Errorf("%s: %w", origin, err)
-		}
-		prog.sections = append(prog.sections, section{origin, d})
-		return nil
-	}
-	var initial, detect, verdict string
+func assemble(p *plugins.WAFPolicy) (*program, []*rule, error) {
+	var initial, detect, verdict section
 	if p.CRS {
 		var err error
 		if initial, detect, verdict, err = ruleSet(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	patches, expiries, err := compilePatches(p.Patches)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	rules, err := vet(rulesOrigin(p), p.Rules)
+	own, err := vet(rulesOrigin(p), p.Rules)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	for _, text := range []string{settings(p), initial} {
-		if err := add("", text); err != nil {
-			return nil, err
-		}
-	}
-	prog.sections = append(prog.sections, patches...)
-	if err := add("", detect); err != nil {
-		return nil, err
-	}
-	prog.sections = append(prog.sections, section{rulesOrigin(p), rules})
-	if err := add("", verdict); err != nil {
-		return nil, err
-	}
-	list, err := inventory(prog)
+	head, err := gatewayText(settings(p))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	exclusions, pads, err := compileExclusions(p, list)
+	prog := &program{sections: slices.Concat([]section{head, initial}, patches, []section{detect, {rulesOrigin(p), own}, verdict})}
+	rules, err := inventory(prog)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	for _, text := range []string{pads} {
-		if err := add("", text); err != nil {
-			return nil, err
-		}
+	if err := vetTags(prog, rules); err != nil {
+		return nil, nil, err
 	}
-	before, err := scan(exclusions + expiries)
+	exclusions, pads, err := compileExclusions(p, rules)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	prog.sections = slices.Insert(prog.sections, 1, section{directives: before})
-	return prog, nil
+	before, err := gatewayText(exclusions + expiries)
+	if err != nil {
+		return nil, nil, err
+	}
+	after, err := gatewayText(pads)
+	if err != nil {
+		return nil, nil, err
+	}
+	prog.sections = append(slices.Insert(prog.sections, 1, before), after)
+	return prog, rules, nil
+}
+
+// gatewayText is a section that the gateway wrote itself.
+func gatewayText(text string) (section, error) {
+	d, err := scan(text)
+	if err != nil {
+		return section{}, fmt.Errorf("waf: %w", err)
+	}
+	return section{directives: d}, nil
 }
 
 func rulesOrigin(p *plugins.WAFPolicy) string { return "waf.policies." + p.Name + ".rules" }
 
 // ruleSet reads the CRS: what sets it up, what detects, and what decides.
-func ruleSet() (initial, detect, verdict string, err error) {
+func ruleSet() (initial, detect, verdict section, err error) {
 	names, err := fs.Glob(coreruleset.FS, crsDir+"/*.conf")
 	if err != nil {
-		return "", "", "", fmt.Errorf("core rule set: %w", err)
+		return initial, detect, verdict, fmt.Errorf("core rule set: %w", err)
 	}
 	slices.Sort(names)
 	for _, name := range names {
 		text, err := fs.ReadFile(coreruleset.FS, name)
 		if err != nil {
-			return "", "", "", fmt.Errorf("core rule set: %w", err)
+			return initial, detect, verdict, fmt.Errorf("core rule set: %w", err)
 		}
+		list, err := scan(string(text))
+		if err != nil {
+			return initial, detect, verdict, fmt.Errorf("core rule set: %s: %w", name, err)
+		}
+		part := &detect
 		switch number(name) {
 		case 901:
-			initial += string(text) + "\n"
+			part = &initial
 		case 949, 959, 980, 999:
-			verdict += string(text) + "\n"
-		default:
-			detect += string(text) + "\n"
+			part = &verdict
 		}
+		part.directives = append(part.directives, list...)
 	}
-	if initial == "" || detect == "" || verdict == "" {
-		return "", "", "", fmt.Errorf("core rule set: its files are not where they are expected")
+	if len(initial.directives) == 0 || len(detect.directives) == 0 || len(verdict.directives) == 0 {
+		return initial, detect, verdict, errors.New("core rule set: its files are not where they are expected")
 	}
 	return initial, detect, verdict, nil
 }
@@ -249,8 +249,14 @@ SecDefaultAction "phase:4,log,auditlog,pass"
 SecDefaultAction "phase:5,log,auditlog,pass"
 SecAction "id:900000,phase:1,pass,t:none,nolog,setvar:tx.detection_paranoia_level=%d,setvar:tx.blocking_paranoia_level=%d"
 SecAction "id:900110,phase:1,pass,t:none,nolog,setvar:tx.inbound_anomaly_score_threshold=%d,setvar:tx.outbound_anomaly_score_threshold=%d"
+SecAction "id:900250,phase:1,pass,t:none,nolog,setvar:'tx.restricted_headers_basic=` + restrictedHeaders + `'"
 SecAction "id:900990,phase:1,pass,t:none,nolog,setvar:tx.crs_setup_version=4250"
 `
+
+// restrictedHeaders are the CRS's own without /expect/: the gateway answers
+// Expect itself and does not pass it on, and clients such as curl send it with
+// every long body.
+const restrictedHeaders = "/content-encoding/ /proxy/ /lock-token/ /content-range/ /if/ /x-http-method-override/ /x-http-method/ /x-method-override/ /x-middleware-subrequest/"
 
 // vendorJSON lets vendors' own JSON types through the check of content types:
 // they cannot be listed, and they are parsed and inspected as JSON.

@@ -33,7 +33,7 @@ type Guard struct {
 	replyTypes     []string // reply bodies to inspect; empty: none
 }
 
-func newGuard(p *plugins.WAFPolicy, route plugins.Route, rules []*rule) *Guard {
+func newGuard(p *plugins.WAFPolicy, route plugins.Route, replies bool) *Guard {
 	g := &Guard{
 		Policy: p.Name, Mode: p.Mode, FailOpen: p.FailOpen,
 		BodyLimit: int(p.RequestBodyLimit),
@@ -41,6 +41,7 @@ func newGuard(p *plugins.WAFPolicy, route plugins.Route, rules []*rule) *Guard {
 		RejectOver: p.BodyOverLimit != "inspect_prefix" && p.Mode == "block",
 		ReplyLimit: int(p.ResponseBodyLimit),
 		release:    func() error { return nil },
+		replyHead:  replies,
 	}
 	if p.CRS {
 		g.methods = []string{strings.Join(first(p.AllowedMethods, route.Methods, defaultMethods), " ")}
@@ -53,13 +54,17 @@ func newGuard(p *plugins.WAFPolicy, route plugins.Route, rules []*rule) *Guard {
 	if p.ResponseBody {
 		g.replyTypes = responseTypes(p)
 	}
-	// The CRS looks at a reply's status at paranoia level 2 and above, at its
-	// body only if there is one to look at.
-	g.replyHead = p.ResponseBody || p.CRS && max(p.ParanoiaLevel, p.DetectionParanoiaLevel) >= 2
-	for _, r := range rules {
-		g.replyHead = g.replyHead || r.user && r.phase >= 3
-	}
 	return g
+}
+
+// readsReplies reports whether a policy's rules can say anything about replies:
+// the CRS looks at a reply's status from paranoia level 2 on, at its body only
+// if there is one to look at.
+func readsReplies(p *plugins.WAFPolicy, rules []*rule) bool {
+	if p.ResponseBody || p.CRS && max(p.ParanoiaLevel, p.DetectionParanoiaLevel) >= 2 {
+		return true
+	}
+	return slices.ContainsFunc(rules, func(r *rule) bool { return r.user && r.phase >= 3 })
 }
 
 func first(lists ...[]string) []string {

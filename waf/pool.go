@@ -2,6 +2,8 @@ package waf
 
 import (
 	"crypto/sha256"
+	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/gatehouse-proxy/gatehouse/plugins"
@@ -12,8 +14,9 @@ import (
 // a good part of a second, so that one per route would not do. A Pool is safe
 // for concurrent use.
 type Pool struct {
-	mu      sync.Mutex // guards engines and the references in it
+	mu      sync.Mutex // guards engines, known and the references in them
 	engines map[digest]*shared
+	known   map[digest]known
 }
 
 // shared is an engine with those who use it.
@@ -24,8 +27,16 @@ type shared struct {
 	refs   int
 }
 
+// known is what a policy came to before: it saves assembling a megabyte of
+// rules for every route with that policy.
+type known struct {
+	*shared
+	text    digest
+	replies bool
+}
+
 // NewPool returns an empty pool.
-func NewPool() *Pool { return &Pool{engines: map[digest]*shared{}} }
+func NewPool() *Pool { return &Pool{engines: map[digest]*shared{}, known: map[digest]known{}} }
 
 // Len is how many engines there are.
 func (p *Pool) Len() int {
@@ -50,33 +61,40 @@ func (p *Pool) Check(policy plugins.WAFPolicy) error {
 // Guard binds a policy to a route. Its Close gives the engine back; the last
 // one to do so closes the engine.
 func (p *Pool) Guard(policy plugins.WAFPolicy, route plugins.Route) (*Guard, error) {
-	prog, err := assemble(&policy)
+	// Every field of the policy, and of what is in it, is part of the key.
+	key := digest(sha256.Sum256(fmt.Appendf(nil, "%#v", policy)))
+	k, err := p.acquire(key, &policy)
 	if err != nil {
 		return nil, err
 	}
-	facts, err := inventory(prog)
-	if err != nil {
-		return nil, err
-	}
-	key := digest(sha256.Sum256([]byte(prog.text())))
-	s, err := p.acquire(key, prog)
-	if err != nil {
-		return nil, err
-	}
-	g := newGuard(&policy, route, facts)
-	g.engine = s.engine
-	g.release = func() error { return p.release(key, s) }
+	g := newGuard(&policy, route, k.replies)
+	g.engine = k.engine
+	g.release = func() error { return p.release(k) }
 	return g, nil
 }
 
-func (p *Pool) acquire(key digest, prog *program) (*shared, error) {
+func (p *Pool) acquire(key digest, policy *plugins.WAFPolicy) (known, error) {
 	p.mu.Lock()
-	s, found := p.engines[key]
+	if k, ok := p.known[key]; ok {
+		k.refs++
+		p.mu.Unlock()
+		return k, nil // only engines that could be built are known
+	}
+	p.mu.Unlock()
+	prog, rules, err := assemble(policy)
+	if err != nil {
+		return known{}, err
+	}
+	k := known{text: sha256.Sum256([]byte(prog.text())), replies: readsReplies(policy, rules)}
+
+	p.mu.Lock()
+	s, found := p.engines[k.text]
 	if !found {
 		s = &shared{ready: make(chan struct{})}
-		p.engines[key] = s
+		p.engines[k.text] = s
 	}
 	s.refs++
+	k.shared = s
 	p.mu.Unlock()
 	if found {
 		<-s.ready
@@ -85,26 +103,30 @@ func (p *Pool) acquire(key digest, prog *program) (*shared, error) {
 		close(s.ready)
 	}
 	if s.err != nil {
-		return nil, p.release(key, s)
+		return known{}, p.release(k)
 	}
-	return s, nil
+	p.mu.Lock()
+	p.known[key] = k
+	p.mu.Unlock()
+	return k, nil
 }
 
 // release gives one reference back; for an engine that could not be built it
 // returns why.
-func (p *Pool) release(key digest, s *shared) error {
+func (p *Pool) release(k known) error {
 	p.mu.Lock()
-	s.refs--
-	last := s.refs == 0
+	k.refs--
+	last := k.refs == 0
 	if last {
-		delete(p.engines, key)
+		delete(p.engines, k.text)
+		maps.DeleteFunc(p.known, func(_ digest, other known) bool { return other.shared == k.shared })
 	}
 	p.mu.Unlock()
-	if s.err != nil {
-		return s.err
+	if k.err != nil {
+		return k.err
 	}
 	if !last {
 		return nil
 	}
-	return s.engine.close()
+	return k.engine.close()
 }

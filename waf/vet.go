@@ -61,11 +61,6 @@ func vetDirective(d directive, chained bool, markers map[string]bool) (more bool
 	case "secrule", "secaction":
 	case "secruleremovebyid", "secruleupdateactionbyid":
 		return false, vetIDs(d)
-	case "secruleremovebytag":
-		if tag := strings.Trim(d.args, `"'`); strings.EqualFold(tag, "OWASP_CRS") {
-			return false, fmt.Errorf("the tag %s is on every rule of the core rule set; write crs: false instead", tag)
-		}
-		return chained, nil
 	default:
 		return chained, nil
 	}
@@ -123,9 +118,6 @@ func vetAction(a action, markers map[string]bool) error {
 				return fmt.Errorf("ctl:%s=%s: %s", what, value, why)
 			}
 		}
-		if strings.EqualFold(what, "ruleRemoveByTag") && strings.EqualFold(value, "OWASP_CRS") {
-			return fmt.Errorf("ctl:%s=%s takes the verdict away too; write ctl:ruleEngine=Off", what, value)
-		}
 	}
 	return nil
 }
@@ -145,6 +137,51 @@ func vetIDs(d directive) error {
 		}
 	}
 	return nil
+}
+
+// vetTags makes sure that what users remove by tag leaves the verdict there.
+func vetTags(p *program, rules []*rule) error {
+	check := func(tag string) error {
+		for _, r := range rules {
+			if slices.Contains(r.tags, tag) {
+				if why := protects(idRange{r.id, r.id}); why != "" {
+					return fmt.Errorf("the tag %q is also on rule %d: %s", tag, r.id, why)
+				}
+			}
+		}
+		return nil
+	}
+	for _, s := range p.sections {
+		for _, d := range s.directives {
+			if s.origin == "" {
+				break
+			}
+			if err := check(removedTag(d)); err != nil {
+				return place(s, d, err)
+			}
+		}
+	}
+	return nil
+}
+
+// removedTag is the tag by which a directive removes rules, or "".
+func removedTag(d directive) string {
+	switch d.name {
+	case "secruleremovebytag":
+		return strings.Trim(d.args, `"' `)
+	case "secrule", "secaction":
+		l, err := parseLink(d)
+		if err != nil {
+			return ""
+		}
+		for _, a := range l.actions {
+			what, tag, _ := strings.Cut(a.value, "=")
+			if a.key == "ctl" && strings.EqualFold(what, "ruleRemoveByTag") {
+				return tag
+			}
+		}
+	}
+	return ""
 }
 
 // compilePatches checks the virtual patches and writes the rules that switch

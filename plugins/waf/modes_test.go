@@ -218,6 +218,15 @@ func TestRoutesShareAnEngine(t *testing.T) {
 	}
 }
 
+func TestExpectIsNoAttack(t *testing.T) {
+	p := newInstance(t, defaultPolicy())
+	r, info := send(t, p, strings.Replace(post("application/json", `{"a":1}`), "Accept: */*\r\n", "Accept: */*\r\nExpect: 100-continue\r\n", 1))
+	passes(t, r)
+	if len(info.Rules) != 0 {
+		t.Fatalf("%+v", info)
+	}
+}
+
 func TestContentTypes(t *testing.T) {
 	p := newInstance(t, defaultPolicy())
 	for kind, want := range map[string]bool{

@@ -1,8 +1,10 @@
 package waf
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -97,11 +99,18 @@ func (i *inspection) tell(action string, status int, out *engine.Outcome) {
 	if p.sink != nil {
 		p.sink.Send(ev)
 	}
+	level := slog.LevelWarn
+	if action == "matched" {
+		level = slog.LevelDebug
+	}
+	if !p.log.Enabled(context.Background(), level) {
+		return
+	}
 	skipped, ok := p.spam.allow(ev.Time)
 	if !ok {
 		return
 	}
-	p.log.Warn("waf "+action, "policy", ev.Policy, "rules", fmt.Sprint(e.WAF.Rules), "score", ev.Score,
+	p.log.Log(context.Background(), level, "waf "+action, "policy", ev.Policy, "rules", fmt.Sprint(e.WAF.Rules), "score", ev.Score,
 		"client", ev.Client, "method", ev.Method, "host", ev.Host, "path", ev.Path,
 		"request_id", ev.RequestID, "not_logged", skipped)
 }
