@@ -52,8 +52,9 @@ type Loop struct {
 	node  config.Node
 	drain time.Duration
 
-	reload   sync.Mutex // serialises apply; taken before mu
-	mu       sync.Mutex // guards status
+	reload   sync.Mutex     // serialises apply; guards source; taken before mu
+	source   *config.Source // of the running config
+	mu       sync.Mutex     // guards status
 	status   Status
 	revision int64 // counts the configs that went live
 
@@ -121,7 +122,7 @@ func (l *Loop) tryReload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s := l.Status(); src.Digest() == s.Digest && len(s.Broken) == 0 {
+	if src.Same(l.source) && len(l.Status().Broken) == 0 {
 		return nil // a broken route may have been mended outside the config
 	}
 	if !reflect.DeepEqual(cfg.Node, l.node) {
@@ -142,6 +143,7 @@ func (l *Loop) apply(ctx context.Context, cfg *config.Config, src *config.Source
 	}
 	l.s.Metrics.Retain(result.Routes, result.Upstreams, result.Listeners)
 	l.s.Compiler.Retain(result.Upstreams)
+	l.source = src
 	digest := src.Digest()
 	for name, why := range result.Broken {
 		l.s.Log.Error("a route cannot be built on this node; it answers 503", "route", name, "error", why)

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,8 +47,9 @@ type Gateway struct {
 
 	mu       sync.Mutex       // guards doors, draining
 	doors    map[string]*door // by address
-	leaving  sync.WaitGroup   // doors that are draining
-	stopping atomic.Bool
+	draining []*door          // after Drain
+	leaving  sync.WaitGroup   // doors that are going
+	released atomic.Bool      // the last snapshot
 }
 
 // door is one address traffic enters by: its socket and its protocol front.
@@ -106,7 +109,7 @@ func (g *Gateway) Swap(ctx context.Context, next *snapshot.Snapshot, drain time.
 	for address, d := range g.doors {
 		if next.Listeners[address] == nil {
 			delete(g.doors, address)
-			g.leave(d, drain)
+			g.leave(context.WithoutCancel(ctx), d, drain)
 		}
 	}
 	if prev != nil {
@@ -171,12 +174,12 @@ func (d *door) h1Settings(s snapshot.ServerSettings) h1.Settings {
 }
 
 // leave stops accepting at once and gives requests in flight their time.
-func (g *Gateway) leave(d *door, drain time.Duration) {
+func (g *Gateway) leave(ctx context.Context, d *door, drain time.Duration) {
 	if err := d.socket.Close(); err != nil {
 		g.settings.Log.Warn("closing a listener", "address", d.address, "error", err)
 	}
 	g.leaving.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), drain)
+		ctx, cancel := context.WithTimeout(ctx, drain)
 		defer cancel()
 		if err := d.h1.Shutdown(ctx); err != nil {
 			g.settings.Log.Warn("connections were cut at the end of the drain time",
@@ -214,21 +217,22 @@ func (g *Gateway) Addresses() map[string]net.Addr {
 func (g *Gateway) Current() *snapshot.Snapshot { return g.current.Load() }
 
 // Drain stops accepting, lets requests and tunnels in flight finish until ctx
-// is done, and cuts what is left. The gateway cannot be used afterwards.
+// is done, and cuts what is left. The gateway cannot be used afterwards;
+// draining again does nothing.
 func (g *Gateway) Drain(ctx context.Context) error {
-	g.stopping.Store(true)
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	left := time.Hour
 	if at, ok := ctx.Deadline(); ok {
 		left = time.Until(at)
 	}
+	g.mu.Lock()
 	for address, d := range g.doors {
 		delete(g.doors, address)
-		g.leave(d, left)
+		g.draining = append(g.draining, d)
+		g.leave(ctx, d, left)
 	}
+	g.mu.Unlock()
 	g.leaving.Wait()
-	if s := g.current.Load(); s != nil {
+	if s := g.current.Load(); s != nil && g.released.CompareAndSwap(false, true) {
 		s.Release()
 		select {
 		case <-s.Retired():
@@ -243,7 +247,7 @@ func (g *Gateway) Drain(ctx context.Context) error {
 func (g *Gateway) Connections() (open, idle, tunnels int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, d := range g.doors {
+	for _, d := range slices.AppendSeq(slices.Clone(g.draining), maps.Values(g.doors)) {
 		s := d.h1.Stats()
 		open, idle, tunnels = open+s.Open, idle+s.Idle, tunnels+s.Tunnels
 	}
