@@ -3,8 +3,19 @@ package cmd
 import (
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 	"github.com/gatehouse-proxy/gatehouse/plugins/apikey"
+	"github.com/gatehouse-proxy/gatehouse/plugins/authorize"
+	"github.com/gatehouse-proxy/gatehouse/plugins/basicauth"
+	"github.com/gatehouse-proxy/gatehouse/plugins/bodylimit"
+	"github.com/gatehouse-proxy/gatehouse/plugins/compress"
 	"github.com/gatehouse-proxy/gatehouse/plugins/concurrencylimit"
+	"github.com/gatehouse-proxy/gatehouse/plugins/cors"
+	"github.com/gatehouse-proxy/gatehouse/plugins/csrf"
+	"github.com/gatehouse-proxy/gatehouse/plugins/errorpages"
+	"github.com/gatehouse-proxy/gatehouse/plugins/forwardauth"
 	"github.com/gatehouse-proxy/gatehouse/plugins/headers"
+	"github.com/gatehouse-proxy/gatehouse/plugins/ipfilter"
+	"github.com/gatehouse-proxy/gatehouse/plugins/jwt"
+	"github.com/gatehouse-proxy/gatehouse/plugins/maintenance"
 	"github.com/gatehouse-proxy/gatehouse/plugins/ratelimit"
 	"github.com/gatehouse-proxy/gatehouse/plugins/requestid"
 	wafplugin "github.com/gatehouse-proxy/gatehouse/plugins/waf"
@@ -13,7 +24,25 @@ import (
 
 // builtin is every plugin of the standard binary.
 func builtin(engines *waf.Pool, sink waf.Sink) []plugins.Factory {
-	return []plugins.Factory{requestid.Factory(), headers.Factory(), concurrencylimit.Factory(), ratelimit.Factory(), apikey.Factory().NeedsConsumers(), wafplugin.Factory(engines, sink).NeedsWAF()}
+	return []plugins.Factory{
+		requestid.Factory(),
+		headers.Factory(),
+		cors.Factory(),
+		csrf.Factory(),
+		ipfilter.Factory(),
+		bodylimit.Factory(),
+		concurrencylimit.Factory(),
+		ratelimit.Factory(),
+		apikey.Factory().NeedsConsumers(),
+		basicauth.Factory().NeedsConsumers(),
+		jwt.Factory().NeedsConsumers(),
+		authorize.Factory(),
+		forwardauth.Factory().NeedsConsumers(),
+		compress.Factory(),
+		errorpages.Factory(),
+		maintenance.Factory(),
+		wafplugin.Factory(engines, sink).NeedsWAF(),
+	}
 }
 
 // allPlugins is the standard plugins and those of a custom binary, for
