@@ -215,10 +215,10 @@ func (c *conn) serveOutside() (keep bool) {
 	if keep && c.leftover {
 		keep = c.drain()
 	}
+	c.endBody() // before lingering: nobody else reads the socket from here on
 	if !keep && c.leftover && !c.cut {
 		c.linger()
 	}
-	c.endBody()
 	return keep
 }
 
@@ -282,23 +282,26 @@ func (c *conn) hungUp() {
 	}
 }
 
-// abandon closes the connection under whatever is going on on it.
+// abandon ends the connection under whatever is going on on it; its goroutine
+// finds it ended and closes it.
 func (c *conn) abandon() {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.done {
-		c.mu.Unlock()
 		return
 	}
 	c.gone.Store(true)
+	if c.sock != nil {
+		// Closing it would wait for a loop inside RawConn.Read, and that for us.
+		shutdown(c.sock)
+	} else {
+		_ = c.nc.Close() // finish closes it again; its error matters to nobody
+	}
 	if a := c.aborter; a != nil {
 		c.aborter = nil
 		a.Abort()
 	}
 	c.unpark()
-	c.mu.Unlock()
-	// Close waits for a handler that runs inside RawConn.Read, and the handler
-	// may be waiting for c.mu.
-	_ = c.nc.Close() // finish closes it again; its error matters to nobody
 }
 
 // finish closes the connection and gives back all it has.
@@ -326,14 +329,11 @@ func (c *conn) getState() {
 
 func (c *conn) putState() {
 	s := c.s
-	if s == nil {
+	if s == nil || c.dirty { // a dirty one may still be in use: it stays here for ever
 		return
 	}
 	c.s = nil
 	c.r, c.w = 0, 0
-	if c.dirty { // somebody may still use it
-		return
-	}
 	if len(s.in) > maxPooledBuffer {
 		s.in = make([]byte, firstBuffer)
 	}

@@ -38,8 +38,12 @@ func (c *conn) EachField(f func(name, value []byte) bool) {
 func (c *conn) HasBody() bool { return c.hasBody }
 
 // Whole implements exchange.Front.
-func (c *conn) Whole() []byte {
-	b := c.s.body
+func (c *conn) Whole() []byte { return c.s.body.Whole() }
+
+// Whole returns the complete body if it has been received and nothing of it was
+// read, else nil; it counts as reading it. Plugins ask the stream itself, which
+// cannot miss that another has taken its place.
+func (b *requestBody) Whole() []byte {
 	if b.waits.Load() || !b.mu.TryLock() {
 		return nil
 	}

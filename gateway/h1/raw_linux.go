@@ -14,6 +14,13 @@ func rawConn(t *net.TCPConn) syscall.RawConn {
 	return rc
 }
 
+// shutdown ends both directions of a socket without closing it.
+func shutdown(rc syscall.RawConn) {
+	_ = rc.Control(func(fd uintptr) { // closed already: as good
+		_ = syscall.Shutdown(int(fd), syscall.SHUT_RDWR) // the peer may have reset it: as good
+	})
+}
+
 // serveReady is the loop while nothing but the loop needs the socket. It runs
 // inside RawConn.Read, where returning false waits for the socket to become
 // readable. The pending edge of Go's edge-triggered poller is not reset as long

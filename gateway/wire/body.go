@@ -89,10 +89,11 @@ func (b *Body) Remaining() (n int64, ok bool) {
 	return b.left, b.state == stateLength && b.err == nil
 }
 
-// Whole takes the complete body when it is buffered already, else nil. The
-// bytes are valid until the source's next More. It counts as reading the body.
+// Whole takes the complete body when it is buffered already and nothing of it
+// was read, else nil. The bytes are valid until the source's next More. It
+// counts as reading the body.
 func (b *Body) Whole() []byte {
-	if b.state != stateLength || b.err != nil {
+	if b.state != stateLength || b.err != nil || b.Count > 0 {
 		return nil
 	}
 	p := b.src.Buffered()
