@@ -122,8 +122,13 @@ func (f *forward) mayRepeat(why error) bool {
 		return false
 	}
 	var failure *http1.Failure
-	unsent := errors.As(why, &failure) && failure.Unsent
-	if !unsent && !f.again || !f.rewind(unsent, failure) {
+	unsent, read := false, false
+	if errors.As(why, &failure) {
+		unsent, read = failure.Unsent, failure.BodyRead
+	} else if why == nil {
+		read = f.leg.conn.BodyRead()
+	}
+	if !unsent && !f.again || !f.rewind(unsent, read) {
 		return false
 	}
 	if !f.retry {
@@ -132,14 +137,15 @@ func (f *forward) mayRepeat(why error) bool {
 	return f.retry
 }
 
-// rewind makes the request body ready to be sent again.
-func (f *forward) rewind(unsent bool, failure *http1.Failure) bool {
+// rewind makes the request body ready to be sent again. read says that it has
+// been read to its end.
+func (f *forward) rewind(unsent, read bool) bool {
 	switch {
 	case f.body.stream == nil:
 		return true
 	case unsent && f.e.Front.RequestBytes() == 0:
 		return true // nobody has read of it
-	case failure == nil || !failure.BodyRead || f.tee.over:
+	case !read || f.tee.over:
 		return false
 	}
 	// What was read is all there is.

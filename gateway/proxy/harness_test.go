@@ -125,11 +125,21 @@ func newUpstream(t testing.TB, s upstream.Settings, addresses ...string) *upstre
 	return u
 }
 
+// newUpstreamOf is an upstream with these addresses and nothing special.
+func newUpstreamOf(t testing.TB, addresses ...string) *upstream.Upstream {
+	return newUpstream(t, upstream.Settings{}, addresses...)
+}
+
+// backends is one upstream with these addresses.
+func backends(t testing.TB, addresses ...string) []proxy.Backend {
+	return []proxy.Backend{{Upstream: newUpstreamOf(t, addresses...), Weight: 1}}
+}
+
 // start serves a proxy with these settings; backends default to addresses.
 func start(t testing.TB, s proxy.Settings, addresses ...string) *gateway {
 	t.Helper()
 	if len(s.Backends) == 0 {
-		s.Backends = []proxy.Backend{{Upstream: newUpstream(t, upstream.Settings{}, addresses...), Weight: 1}}
+		s.Backends = backends(t, addresses...)
 	}
 	g := &gateway{ended: make(chan struct{}, 1)}
 	s.Route, s.Observer = "test", g

@@ -36,8 +36,8 @@ func (f *forward) deliver(l *leg) (kept bool, err error) {
 		l.conn.Unbounded()
 	}
 	if l.conn.Complete() {
-		// HEAD and 304 tell the length of what a GET would bring.
-		if f.ctx.IsHead() || head.Status == 304 && head.ContentLength > 0 {
+		// HEAD tells the length of what a GET would bring.
+		if f.ctx.IsHead() {
 			out.SkipBody = true
 			out.Header.SetContentLength(int(head.ContentLength))
 		}

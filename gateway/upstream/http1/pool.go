@@ -206,7 +206,7 @@ func (p *Pool) connect(call *Call) (*Conn, error) {
 	if p.gate != nil {
 		c, err := p.gate.enter(ctx, p)
 		if err != nil {
-			return nil, gone.failure(ctx, err)
+			return nil, gone.failure(err)
 		}
 		if c != nil {
 			c.reused = true
@@ -220,10 +220,10 @@ func (p *Pool) connect(call *Call) (*Conn, error) {
 		if p.gate != nil {
 			p.gate.leave()
 		}
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && (call.Deadline.IsZero() || time.Until(call.Deadline) > 0) {
 			return nil, fail(reason.UpstreamConnect, err)
 		}
-		return nil, gone.failure(ctx, err)
+		return nil, gone.failure(err)
 	}
 	return newConn(p, nc), nil
 }
@@ -240,14 +240,13 @@ func (a *dialAborter) Abort() {
 	a.cancel()
 }
 
-func (a *dialAborter) failure(ctx context.Context, err error) *Failure {
+// failure says why there is no connection, where the endpoint is not to blame.
+func (a *dialAborter) failure(err error) *Failure {
 	switch {
 	case a.gone.Load():
 		return fail(reason.ClientGone, err)
 	case err == errOverflow:
 		return fail(reason.UpstreamOverflow, err)
-	case ctx.Err() != nil:
-		return fail(reason.UpstreamTimeout, err)
 	}
-	return fail(reason.UpstreamConnect, err)
+	return fail(reason.UpstreamTimeout, err)
 }

@@ -179,6 +179,9 @@ func (c *Conn) Trailers() []byte {
 	return c.body.Trailers
 }
 
+// BodyRead reports that the request's body has been read to its end.
+func (c *Conn) BodyRead() bool { return c.upload.allRead.Load() }
+
 // Adopt lets w tell when the client goes away from now on.
 func (c *Conn) Adopt(w Watcher) {
 	c.call.Watch = w

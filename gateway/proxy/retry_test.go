@@ -1,0 +1,272 @@
+package proxy_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/proxy"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
+)
+
+// refusing is an address where nobody listens.
+func refusing(t testing.TB) string {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+func retryOn(t testing.TB, words ...string) proxy.RetryOn {
+	on, err := proxy.ParseRetryOn(words)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return on
+}
+
+func TestRetries(t *testing.T) {
+	resetting := raw(t, func(_ int, c net.Conn, r *bufio.Reader) { readHead(r) })
+	hanging := hanging(t)
+	failing := answering(t, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nfail")
+	reading := handle(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		w.WriteHeader(503)
+	})
+	for _, tc := range []struct {
+		name, method, body string
+		bad                string
+		on                 []string
+		settings           proxy.RetrySettings
+		perTry             time.Duration
+		status, tries      int
+	}{
+		{name: "connect failure", method: "GET", bad: refusing(t), settings: proxy.RetrySettings{Attempts: 1}, status: 200, tries: 2},
+		{name: "connect failure, POST was not sent", method: "POST", body: "x", bad: refusing(t), settings: proxy.RetrySettings{Attempts: 1}, status: 200, tries: 2},
+		{name: "no attempts", method: "GET", bad: refusing(t), status: 502, tries: 1},
+		{name: "reset", method: "GET", bad: resetting, settings: proxy.RetrySettings{Attempts: 1}, status: 200, tries: 2},
+		{name: "reset, PUT with body", method: "PUT", body: "abc", bad: resetting, settings: proxy.RetrySettings{Attempts: 1}, status: 200, tries: 2},
+		{name: "reset, POST is not repeated", method: "POST", body: "abc", bad: resetting, settings: proxy.RetrySettings{Attempts: 1}, status: 502, tries: 1},
+		{name: "reset, POST by order", method: "POST", body: "abc", bad: resetting, settings: proxy.RetrySettings{Attempts: 1, NonIdempotent: true}, status: 200, tries: 2},
+		{name: "reset, not asked for", method: "GET", bad: resetting, on: []string{"connect_failure"}, settings: proxy.RetrySettings{Attempts: 1}, status: 502, tries: 1},
+		{name: "timeout", method: "GET", bad: hanging, on: []string{"timeout"}, settings: proxy.RetrySettings{Attempts: 1}, perTry: 50 * time.Millisecond, status: 200, tries: 2},
+		{name: "timeout, not asked for", method: "GET", bad: hanging, settings: proxy.RetrySettings{Attempts: 1}, perTry: 50 * time.Millisecond, status: 504, tries: 1},
+		{name: "status", method: "GET", bad: failing, on: []string{"503"}, settings: proxy.RetrySettings{Attempts: 1}, status: 200, tries: 2},
+		{name: "class of statuses", method: "GET", bad: failing, on: []string{"5xx"}, settings: proxy.RetrySettings{Attempts: 1}, status: 200, tries: 2},
+		{name: "status, not asked for", method: "GET", bad: failing, settings: proxy.RetrySettings{Attempts: 1}, status: 503, tries: 1},
+		{name: "chunked PUT, kept", method: "PUT", body: "chunked", bad: reading, on: []string{"503"}, settings: proxy.RetrySettings{Attempts: 1, BufferBody: 1 << 10}, status: 200, tries: 2},
+		{name: "chunked PUT, too long to keep", method: "PUT", body: "chunked", bad: reading, on: []string{"503"}, settings: proxy.RetrySettings{Attempts: 1, BufferBody: 3}, status: 503, tries: 1},
+		{name: "chunked PUT, nothing read of it", method: "PUT", body: "chunked", bad: refusing(t), settings: proxy.RetrySettings{Attempts: 1}, status: 200, tries: 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			good := handle(t, func(w http.ResponseWriter, r *http.Request) {
+				b, _ := io.ReadAll(r.Body)
+				if string(b) != tc.body {
+					t.Errorf("body %q", b)
+				}
+			})
+			// Round robin begins anywhere: the bad one is first by priority.
+			up := newUpstream(t, upstream.Settings{Algorithm: upstream.RoundRobin, Endpoints: []upstream.EndpointSettings{{Address: tc.bad}, {Address: good}}})
+			s := proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}, Retries: tc.settings}
+			s.Retries.On, s.Retries.BudgetPercent, s.Retries.Backoff = retryOn(t, tc.on...), 20, time.Millisecond
+			s.Timeouts.PerTry = tc.perTry
+			g := start(t, s)
+			c := client(t)
+			for range 4 { // until the bad one was first
+				var body io.Reader
+				if tc.body == "chunked" {
+					body = io.MultiReader(strings.NewReader(tc.body))
+				} else if tc.body != "" {
+					body = strings.NewReader(tc.body)
+				}
+				req, _ := http.NewRequest(tc.method, "http://"+g.addr+"/", body)
+				before := len(g.tried())
+				resp, err := c.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				tries := g.tried()[before:]
+				if tries[0].Endpoint != tc.bad {
+					continue
+				}
+				if resp.StatusCode != tc.status || len(tries) != tc.tries {
+					t.Fatalf("status %d after %+v", resp.StatusCode, tries)
+				}
+				if len(tries) > 1 && tries[1].Endpoint != good {
+					t.Errorf("the second try went to the same endpoint")
+				}
+				return
+			}
+			t.Fatal("the bad endpoint was never tried first")
+		})
+	}
+}
+
+func TestParseRetryOnNamesWhatItDoesNotKnow(t *testing.T) {
+	_, err := proxy.ParseRetryOn([]string{"reset", "50x", "200", "gone"})
+	if err == nil || strings.Count(err.Error(), "is not known") != 3 {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A connection that its endpoint has closed while it was idle costs a
+// request nothing, without any retry being allowed.
+func TestStaleConnections(t *testing.T) {
+	for _, method := range []string{"GET", "POST"} {
+		t.Run(method, func(t *testing.T) {
+			var conns atomic.Int32
+			closed := make(chan struct{}, 1)
+			up := raw(t, func(_ int, c net.Conn, r *bufio.Reader) {
+				conns.Add(1)
+				readHead(r)
+				io.WriteString(c, ok)
+				c.Close()
+				closed <- struct{}{}
+			})
+			g := start(t, proxy.Settings{}, up)
+			for i := range 5 {
+				_, r := dial(t, g.addr, "%s / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n", method)
+				if head := readHead(r); !strings.HasPrefix(head, "HTTP/1.1 200") {
+					t.Fatalf("request %d: %q", i, head)
+				}
+				<-closed
+			}
+			if n := conns.Load(); n != 5 {
+				t.Errorf("%d connections", n)
+			}
+			if n := len(g.tried()); n != 5 {
+				t.Errorf("%d tries counted", n)
+			}
+		})
+	}
+}
+
+// An endpoint that takes a second request on a connection and closes it
+// without an answer: most likely it was closing it anyway.
+func TestConnectionClosedUnderTheRequest(t *testing.T) {
+	up := raw(t, func(n int, c net.Conn, r *bufio.Reader) {
+		readHead(r)
+		io.WriteString(c, ok)
+		if n == 0 {
+			readHead(r)
+			return
+		}
+		readHead(r)
+	})
+	g := start(t, proxy.Settings{}, up)
+	get(t, g.addr, "/")
+	if got := get(t, g.addr, "/"); !strings.HasPrefix(got, "HTTP/1.1 200") {
+		t.Fatalf("got %q", got)
+	}
+	if f := g.await(t, 2); f.upstream.Attempts != 1 {
+		t.Errorf("%d attempts", f.upstream.Attempts)
+	}
+}
+
+func TestRetryBudget(t *testing.T) {
+	failing := answering(t, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+	s := proxy.Settings{Backends: backends(t, failing)}
+	s.Retries = proxy.RetrySettings{Attempts: 1, On: retryOn(t, "503"), BudgetPercent: 1, Backoff: 200 * time.Millisecond}
+	g := start(t, s)
+	var wg sync.WaitGroup
+	for range 40 {
+		wg.Go(func() { get(t, g.addr, "/") })
+	}
+	wg.Wait()
+	retries := 0
+	for _, try := range g.tried() {
+		if try.Number > 1 {
+			retries++
+		}
+	}
+	// All 40 fail at nearly the same time; 3 at once may be tried again. A slow
+	// machine may begin some after others have ended.
+	if retries < 3 || retries > 20 {
+		t.Errorf("%d retries", retries)
+	}
+}
+
+func TestPerTryAndRequestTimeouts(t *testing.T) {
+	hanging := hanging(t)
+	for _, tc := range []struct {
+		name     string
+		timeouts proxy.Timeouts
+		want     *reason.Reason
+		at       time.Duration
+	}{
+		{"per try", proxy.Timeouts{PerTry: 80 * time.Millisecond, Request: 10 * time.Second}, reason.UpstreamTimeout, 80 * time.Millisecond},
+		{"request", proxy.Timeouts{Request: 80 * time.Millisecond}, reason.RequestTimeout, 80 * time.Millisecond},
+		{"idle", proxy.Timeouts{Idle: 80 * time.Millisecond}, reason.UpstreamTimeout, 80 * time.Millisecond},
+		{"long request", proxy.Timeouts{Request: 1100 * time.Millisecond}, reason.RequestTimeout, 1100 * time.Millisecond},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			g := start(t, proxy.Settings{Timeouts: tc.timeouts}, hanging)
+			began := time.Now()
+			got := get(t, g.addr, "/")
+			took := time.Since(began)
+			if !strings.HasPrefix(got, fmt.Sprint("HTTP/1.1 ", tc.want.Status)) {
+				t.Fatalf("got %q", got)
+			}
+			if f := g.await(t, 1); f.refusal == nil || f.refusal.Reason != tc.want {
+				t.Errorf("refusal %v", f.refusal)
+			}
+			if took < tc.at {
+				t.Errorf("after %v, too early", took)
+			}
+		})
+	}
+}
+
+func TestUpstreamWithoutEndpointsAndOverLimits(t *testing.T) {
+	hanging := hanging(t)
+	up := newUpstream(t, upstream.Settings{Breaker: upstream.BreakerSettings{MaxConnections: 1, MaxPending: 1, MaxRequests: 10}}, hanging)
+	g := start(t, proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}, Timeouts: proxy.Timeouts{Request: 300 * time.Millisecond}})
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() { get(t, g.addr, "/") })
+	}
+	wg.Wait()
+	count := map[string]int{}
+	for n := 1; n <= 3; n++ {
+		count[g.await(t, n).refusal.Reason.Name]++
+	}
+	// One holds the connection, one waits for it, one is too many.
+	if count["request_timeout"] != 2 || count["upstream_overflow"] != 1 {
+		t.Errorf("refusals %v", count)
+	}
+	if n := up.Breaker().Connections(); n != 0 {
+		t.Errorf("%d connections left", n)
+	}
+	if n := up.Breaker().Pending(); n != 0 {
+		t.Errorf("%d pending left", n)
+	}
+}
+
+func TestWaitingForAConnection(t *testing.T) {
+	up := newUpstream(t, upstream.Settings{Breaker: upstream.BreakerSettings{MaxConnections: 2, MaxPending: 100, MaxRequests: 100}},
+		handle(t, func(w http.ResponseWriter, r *http.Request) { time.Sleep(2 * time.Millisecond) }),
+		handle(t, func(w http.ResponseWriter, r *http.Request) { time.Sleep(2 * time.Millisecond) }))
+	g := start(t, proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}})
+	var wg sync.WaitGroup
+	for range 30 {
+		wg.Go(func() {
+			if got := get(t, g.addr, "/"); !strings.HasPrefix(got, "HTTP/1.1 200") {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+	wg.Wait()
+}

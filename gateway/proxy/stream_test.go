@@ -1,0 +1,425 @@
+package proxy_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/proxy"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+)
+
+func TestEventsArriveAtOnce(t *testing.T) {
+	next := make(chan struct{})
+	up := handle(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for i := range 3 {
+			fmt.Fprintf(w, "data: %d\n\n", i)
+			w.(http.Flusher).Flush()
+			<-next
+		}
+	})
+	g := start(t, proxy.Settings{Timeouts: proxy.Timeouts{Request: 50 * time.Millisecond, Idle: time.Minute}}, up)
+	resp, err := client(t).Get("http://" + g.addr + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	r := bufio.NewReader(resp.Body)
+	for i := range 3 {
+		// The upstream sends no more before this event has come through.
+		line, err := r.ReadString('\n')
+		if err != nil || line != fmt.Sprintf("data: %d\n", i) {
+			t.Fatalf("event %d: %q, %v", i, line, err)
+		}
+		r.ReadString('\n')
+		time.Sleep(60 * time.Millisecond) // beyond the request's time: streams have none
+		next <- struct{}{}
+	}
+	if _, err := r.ReadByte(); err != io.EOF {
+		t.Errorf("the end: %v", err)
+	}
+	if f := g.await(t, 1); !f.stream || f.refusal != nil {
+		t.Errorf("%+v", f)
+	}
+}
+
+// The first bytes of a reply with a length are not held until the rest comes.
+func TestSlowReplyIsNotHeld(t *testing.T) {
+	next := make(chan struct{})
+	up := raw(t, func(_ int, c net.Conn, r *bufio.Reader) {
+		readHead(r)
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+		<-next
+		io.WriteString(c, "later")
+	})
+	g := start(t, proxy.Settings{}, up)
+	_, r := dial(t, g.addr, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	readHead(r)
+	b := make([]byte, 5)
+	if _, err := io.ReadFull(r, b); err != nil || string(b) != "first" {
+		t.Fatalf("%q, %v", b, err)
+	}
+	close(next)
+	if _, err := io.ReadFull(r, b); err != nil || string(b) != "later" {
+		t.Fatalf("%q, %v", b, err)
+	}
+}
+
+func TestTrailersBothWays(t *testing.T) {
+	up := handle(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		w.Header().Set("Trailer", "X-Sum")
+		w.(http.Flusher).Flush()
+		fmt.Fprintf(w, "request trailer: %s, announced %v", r.Trailer.Get("X-Up"), len(r.Trailer))
+		w.Header().Set("X-Sum", "42")
+		w.Header().Set(http.TrailerPrefix+"X-Late", "43")
+	})
+	g := start(t, proxy.Settings{}, up)
+	_, r := dial(t, g.addr, "POST / HTTP/1.1\r\nHost: a.test\r\nTE: trailers\r\nTrailer: X-Up\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Up: 41\r\n\r\n")
+	if head := readHead(r); !strings.Contains(head, "chunked") {
+		t.Fatalf("got %q", head)
+	}
+	rest := ""
+	for !strings.HasSuffix(rest, "\r\n\r\n") {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			t.Fatalf("%q, %v", rest, err)
+		}
+		rest += line
+	}
+	for _, want := range []string{"request trailer: 41, announced 1", "\r\nX-Sum: 42\r\n", "\r\nX-Late: 43\r\n"} {
+		if !strings.Contains(rest, want) {
+			t.Errorf("%q is missing in %q", want, rest)
+		}
+	}
+}
+
+// A plugin that reads a chunked body does not cost its trailers.
+func TestTrailersOfABufferedBody(t *testing.T) {
+	seen := make(chan string, 1)
+	up := handle(t, func(_ http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		seen <- string(b) + " " + r.Trailer.Get("X-Up")
+	})
+	p, err := proxy.New(proxy.Settings{Route: "test", Backends: backends(t, up)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gateway{ended: make(chan struct{}, 1)}
+	g.serve(t, func(c *fiber.Ctx) error {
+		if _, whole, err := exchange.BufferRequest(c.Context(), 1<<10); err != nil || !whole {
+			t.Errorf("whole %v, %v", whole, err)
+		}
+		return c.Next()
+	}, p.Handle)
+	_, r := dial(t, g.addr, "POST / HTTP/1.1\r\nHost: a.test\r\nTrailer: X-Up\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Up: 41\r\n\r\n")
+	readHead(r)
+	if got := <-seen; got != "abc 41" {
+		t.Errorf("upstream saw %q", got)
+	}
+}
+
+func TestInterimReplies(t *testing.T) {
+	up := answering(t, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: x\r\n\r\n"+ok)
+	g := start(t, proxy.Settings{}, up)
+	var got []string
+	trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+		got = append(got, fmt.Sprint(code, h.Get("Link"), len(h)))
+		return nil
+	}}
+	req, _ := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), trace), "GET", "http://"+g.addr+"/", nil)
+	resp, err := client(t).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if strings.Join(got, ";") != "103</a.css>1" {
+		t.Errorf("interim replies %q", got)
+	}
+}
+
+// A reply that comes before the request body has been sent arrives, and the
+// rest of the body is not asked for.
+func TestEarlyReply(t *testing.T) {
+	for _, framing := range []string{"Content-Length: 100000000", "Transfer-Encoding: chunked"} {
+		t.Run(framing, func(t *testing.T) {
+			ended := make(chan struct{})
+			up := raw(t, func(_ int, c net.Conn, r *bufio.Reader) {
+				readHead(r)
+				io.WriteString(c, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 7\r\nConnection: close\r\n\r\ntoo big")
+				io.Copy(io.Discard, r)
+				close(ended)
+			})
+			g := start(t, proxy.Settings{}, up)
+			_, r := dial(t, g.addr, "POST / HTTP/1.1\r\nHost: a.test\r\n%s\r\n\r\n5\r\nhello\r\n", framing)
+			head := readHead(r)
+			if !strings.HasPrefix(head, "HTTP/1.1 413") || !strings.Contains(head, "Connection: close") {
+				t.Fatalf("got %q", head)
+			}
+			b := make([]byte, 7)
+			if _, err := io.ReadFull(r, b); err != nil || string(b) != "too big" {
+				t.Fatalf("%q, %v", b, err)
+			}
+			<-ended // the upload was cut
+		})
+	}
+}
+
+// Both directions at once, as long as either wants.
+func TestFullDuplex(t *testing.T) {
+	up := handle(t, func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).EnableFullDuplex()
+		b := make([]byte, 16)
+		for {
+			n, err := r.Body.Read(b)
+			if n > 0 {
+				w.Write(b[:n])
+				w.(http.Flusher).Flush()
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	g := start(t, proxy.Settings{}, up)
+	pr, pw := io.Pipe()
+	req, _ := http.NewRequest("POST", "http://"+g.addr+"/", pr)
+	go func() { fmt.Fprint(pw, "ping0") }()
+	resp, err := client(t).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b := make([]byte, 5)
+	for i := range 5 {
+		if _, err := io.ReadFull(resp.Body, b); err != nil || string(b) != fmt.Sprint("ping", i) {
+			t.Fatalf("%q, %v", b, err)
+		}
+		if i < 4 {
+			fmt.Fprint(pw, "ping", i+1)
+		}
+	}
+	pw.Close()
+	if _, err := io.ReadFull(resp.Body, b[:1]); err != io.EOF {
+		t.Fatal(err)
+	}
+}
+
+func TestClientGoneCancelsTheUpstream(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		up   http.HandlerFunc
+	}{
+		{"before the reply", func(_ http.ResponseWriter, r *http.Request) {}},
+		{"under the reply", func(w http.ResponseWriter, r *http.Request) {
+			w.Write([]byte("begun"))
+			w.(http.Flusher).Flush()
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			began, ended := make(chan struct{}, 1), make(chan time.Time, 1)
+			up := handle(t, func(w http.ResponseWriter, r *http.Request) {
+				tc.up(w, r)
+				began <- struct{}{}
+				<-r.Context().Done()
+				ended <- time.Now()
+			})
+			g := start(t, proxy.Settings{}, up)
+			c, _ := dial(t, g.addr, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+			<-began
+			time.Sleep(300 * time.Millisecond) // the front watches requests that are older than a tick
+			c.Close()
+			select {
+			case <-ended:
+			case <-time.After(5 * time.Second):
+				t.Fatal("the upstream still works for nobody")
+			}
+			f := g.await(t, 1)
+			if tc.name == "before the reply" && (f.refusal == nil || f.refusal.Reason != reason.ClientGone) {
+				t.Errorf("refusal %v", f.refusal)
+			}
+			for _, try := range g.tried() {
+				if try.Failure.String() != "not_tried" && try.Failure.String() != "none" {
+					t.Errorf("the endpoint is blamed: %+v", try)
+				}
+			}
+		})
+	}
+}
+
+// pattern is n bytes that are cheap to make and to check.
+type pattern struct{ n, at int64 }
+
+func (p *pattern) Read(b []byte) (int, error) {
+	if p.at == p.n {
+		return 0, io.EOF
+	}
+	if int64(len(b)) > p.n-p.at {
+		b = b[:p.n-p.at]
+	}
+	for i := range b {
+		b[i] = byte((p.at + int64(i)) * 31 >> 3)
+	}
+	p.at += int64(len(b))
+	return len(b), nil
+}
+
+// testLarge sends size bytes up and gets as many back.
+func testLarge(t *testing.T, size int64) {
+	sum := func(r io.Reader) string {
+		h := sha256.New()
+		n, err := io.Copy(h, r)
+		return fmt.Sprintf("%x %d %v", h.Sum(nil), n, err)
+	}
+	want := sum(&pattern{n: size})
+	up := handle(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == "PUT" {
+			fmt.Fprint(w, sum(r.Body))
+			return
+		}
+		if r.URL.Path == "/length" {
+			w.Header().Set("Content-Length", fmt.Sprint(size))
+		}
+		io.Copy(w, &pattern{n: size})
+	})
+	g := start(t, proxy.Settings{Retries: proxy.RetrySettings{Attempts: 1, BufferBody: 64 << 10}}, up)
+	c := client(t)
+	var peak uint64
+	stop := make(chan struct{})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		var m runtime.MemStats
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				runtime.ReadMemStats(&m)
+				peak = max(peak, m.HeapInuse)
+			}
+		}
+	}()
+	for _, length := range []int64{size, -1} {
+		req, _ := http.NewRequest("PUT", "http://"+g.addr+"/", io.MultiReader(&pattern{n: size}))
+		req.ContentLength = length
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if string(b) != want {
+			t.Fatalf("upload: %s, want %s", b, want)
+		}
+	}
+	for _, path := range []string{"/length", "/chunked"} {
+		resp, err := c.Get("http://" + g.addr + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sum(resp.Body); got != want {
+			t.Fatalf("download: %s, want %s", got, want)
+		}
+		resp.Body.Close()
+	}
+	close(stop)
+	<-watched
+	if peak > 64<<20 {
+		t.Errorf("%d MiB of heap for streaming", peak>>20)
+	}
+}
+
+func TestLargeBodiesInConstantMemory(t *testing.T) {
+	if raceEnabled {
+		testLarge(t, 32<<20)
+		return
+	}
+	testLarge(t, 256<<20)
+}
+
+// A reply that a plugin holds and that breaks off becomes a refusal; one that
+// nobody holds is cut. What is over cannot be read by who kept it.
+func TestBufferedReplyThatBreaksOff(t *testing.T) {
+	up := raw(t, func(_ int, c net.Conn, r *bufio.Reader) {
+		readHead(r)
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")
+	})
+	p, err := proxy.New(proxy.Settings{Route: "test", Backends: backends(t, up)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gateway{ended: make(chan struct{}, 1)}
+	g.serve(t, func(c *fiber.Ctx) error {
+		if err := c.Next(); err != nil {
+			return err
+		}
+		_, _, err := exchange.BufferReply(c.Context(), 1<<10)
+		return err
+	}, p.Handle)
+	if got := get(t, g.addr, "/"); !strings.HasPrefix(got, "HTTP/1.1 502") {
+		t.Errorf("got %q", got)
+	}
+	if f := g.await(t, 1); f.refusal == nil || f.refusal.Reason != reason.UpstreamReset {
+		t.Errorf("refusal %v", f.refusal)
+	}
+}
+
+func TestReplyReadBehindTheRequestsBack(t *testing.T) {
+	up := handle(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Write(bytes.Repeat([]byte("x"), 1<<20))
+	})
+	p, err := proxy.New(proxy.Settings{Route: "test", Backends: backends(t, up)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := make(chan io.Reader, 1)
+	g := &gateway{ended: make(chan struct{}, 1)}
+	g.serve(t, func(c *fiber.Ctx) error {
+		err := c.Next()
+		kept <- c.Response().BodyStream()
+		return err
+	}, p.Handle)
+	if got := get(t, g.addr, "/"); len(got) < 1<<20 {
+		t.Fatalf("%d bytes", len(got))
+	}
+	g.await(t, 1)
+	if n, err := (<-kept).Read(make([]byte, 10)); n != 0 || err == nil {
+		t.Errorf("read %d bytes of a reply that is over, %v", n, err)
+	}
+}
+
+func TestPluginDropsTheReply(t *testing.T) {
+	up := handle(t, func(w http.ResponseWriter, r *http.Request) { w.Write(bytes.Repeat([]byte("x"), 1<<20)) })
+	p, err := proxy.New(proxy.Settings{Route: "test", Backends: backends(t, up)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gateway{ended: make(chan struct{}, 1)}
+	g.serve(t, func(c *fiber.Ctx) error {
+		if err := c.Next(); err != nil {
+			return err
+		}
+		c.Response().SetBodyString("mine")
+		return nil
+	}, p.Handle)
+	for range 3 {
+		if got := get(t, g.addr, "/"); !strings.HasSuffix(got, "\r\n\r\nmine") {
+			t.Fatalf("got %q", got)
+		}
+	}
+}

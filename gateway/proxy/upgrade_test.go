@@ -1,0 +1,185 @@
+package proxy_test
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/proxy"
+)
+
+// echoing is a WebSocket server that greets first and then echoes.
+func echoing(t testing.TB) string {
+	return handle(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Deny") != "" {
+			http.Error(w, "no", http.StatusForbidden)
+			return
+		}
+		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+		if err != nil {
+			return
+		}
+		defer c.CloseNow()
+		c.SetReadLimit(16 << 20)
+		c.Write(r.Context(), websocket.MessageText, []byte("welcome"))
+		for {
+			kind, b, err := c.Read(r.Context())
+			if err != nil {
+				return
+			}
+			if c.Write(r.Context(), kind, b) != nil {
+				return
+			}
+		}
+	})
+}
+
+func TestWebSocket(t *testing.T) {
+	up := newUpstreamOf(t, echoing(t))
+	g := start(t, proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}, Timeouts: proxy.Timeouts{Request: 100 * time.Millisecond, Idle: time.Minute}})
+	c, _, err := websocket.Dial(t.Context(), "ws://"+g.addr+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseNow()
+	c.SetReadLimit(16 << 20)
+	expect := func(want []byte) {
+		t.Helper()
+		_, b, err := c.Read(t.Context())
+		if err != nil || !bytes.Equal(b, want) {
+			t.Fatalf("%d bytes, %v", len(b), err)
+		}
+	}
+	expect([]byte("welcome"))
+	time.Sleep(150 * time.Millisecond) // beyond the request's time
+	for range 100 {
+		c.Write(t.Context(), websocket.MessageText, []byte("ping"))
+		expect([]byte("ping"))
+	}
+	large := bytes.Repeat([]byte("large"), 1<<20)
+	c.Write(t.Context(), websocket.MessageBinary, large)
+	expect(large)
+	if n := up.Breaker().Connections(); n != 1 {
+		t.Errorf("%d connections while the tunnel is open", n)
+	}
+	if err := c.Close(websocket.StatusNormalClosure, "bye"); err != nil {
+		t.Errorf("closing handshake: %v", err)
+	}
+	if f := g.await(t, 1); !f.stream || f.upstream.Status != 101 {
+		t.Errorf("%+v", f)
+	}
+	if n, r := up.Breaker().Connections(), up.Breaker().Requests(); n != 0 || r != 0 {
+		t.Errorf("%d connections, %d requests are left", n, r)
+	}
+}
+
+func TestUpgradeRefusedByTheUpstream(t *testing.T) {
+	g := start(t, proxy.Settings{}, echoing(t))
+	_, resp, err := websocket.Dial(t.Context(), "ws://"+g.addr+"/", &websocket.DialOptions{HTTPHeader: http.Header{"X-Deny": {"1"}}})
+	if err == nil || resp == nil || resp.StatusCode != 403 {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	if b, _ := io.ReadAll(resp.Body); string(b) != "no\n" {
+		t.Errorf("body %q", b)
+	}
+}
+
+const upgradeRequest = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n"
+
+// chat accepts any upgrade and then does as f says.
+func chat(t testing.TB, f func(c net.Conn, r *bufio.Reader)) string {
+	return raw(t, func(_ int, c net.Conn, r *bufio.Reader) {
+		head := readHead(r)
+		if !strings.Contains(head, "\r\nConnection: Upgrade\r\nUpgrade: chat\r\n") {
+			t.Errorf("got %q", head)
+		}
+		// Its first words come in the same packet as the head.
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\nhi ")
+		f(c, r)
+	})
+}
+
+func TestTunnelHalfClose(t *testing.T) {
+	up := chat(t, func(c net.Conn, r *bufio.Reader) {
+		b, _ := io.ReadAll(r) // until the client has said all
+		io.WriteString(c, strings.ToUpper(string(b)))
+	})
+	g := start(t, proxy.Settings{}, up)
+	c, r := dial(t, g.addr, "%s", upgradeRequest+"early ")
+	if head := readHead(r); !strings.HasPrefix(head, "HTTP/1.1 101") || !strings.Contains(head, "\r\nUpgrade: chat\r\n") {
+		t.Fatalf("got %q", head)
+	}
+	io.WriteString(c, "words")
+	c.(*net.TCPConn).CloseWrite()
+	if b, err := io.ReadAll(r); err != nil || string(b) != "hi EARLY WORDS" {
+		t.Errorf("%q, %v", b, err)
+	}
+	g.await(t, 1)
+}
+
+func TestTunnelIdle(t *testing.T) {
+	ended := make(chan struct{})
+	up := chat(t, func(c net.Conn, r *bufio.Reader) {
+		io.Copy(io.Discard, r)
+		close(ended)
+	})
+	g := start(t, proxy.Settings{Timeouts: proxy.Timeouts{Idle: 150 * time.Millisecond}}, up)
+	c, r := dial(t, g.addr, "%s", upgradeRequest)
+	readHead(r)
+	for range 5 { // one busy direction keeps both alive
+		time.Sleep(60 * time.Millisecond)
+		io.WriteString(c, "x")
+	}
+	select {
+	case <-ended:
+		t.Fatal("a busy tunnel was ended")
+	default:
+	}
+	<-ended
+	io.ReadAll(r)
+	g.await(t, 1)
+}
+
+func TestTunnelEndsWithEitherSide(t *testing.T) {
+	t.Run("client", func(t *testing.T) {
+		ended := make(chan struct{})
+		up := chat(t, func(_ net.Conn, r *bufio.Reader) {
+			io.Copy(io.Discard, r)
+			close(ended)
+		})
+		g := start(t, proxy.Settings{}, up)
+		c, r := dial(t, g.addr, "%s", upgradeRequest)
+		readHead(r)
+		c.(*net.TCPConn).SetLinger(0)
+		c.Close()
+		<-ended
+		g.await(t, 1)
+	})
+	t.Run("upstream", func(t *testing.T) {
+		up := chat(t, func(c net.Conn, _ *bufio.Reader) {
+			c.(*net.TCPConn).SetLinger(0)
+		})
+		g := start(t, proxy.Settings{}, up)
+		_, r := dial(t, g.addr, "%s", upgradeRequest)
+		readHead(r)
+		io.ReadAll(r) // ends, one way or the other
+		g.await(t, 1)
+	})
+}
+
+// While a server shuts down, tunnels end too.
+func TestTunnelEndsWithTheServer(t *testing.T) {
+	up := chat(t, func(_ net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) })
+	g := start(t, proxy.Settings{Timeouts: proxy.Timeouts{Idle: time.Hour}}, up)
+	_, r := dial(t, g.addr, "%s", upgradeRequest)
+	readHead(r)
+	// The test's cleanup closes the server under the open tunnel; goleak and
+	// the upstream's own cleanup see to it that nothing stays behind.
+}
