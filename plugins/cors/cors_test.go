@@ -73,18 +73,28 @@ func TestReplies(t *testing.T) {
 		"plain OPTIONS":   {some, "OPTIONS", "Origin: https://app.test\r\n", 200, true, "Allow-Origin: https://app.test; Allow-Credentials: true; Expose-Headers: X-A, X-B; Vary: Accept, Origin"},
 		"refuse":          {`{origins: ["https://app.test"], refuse: true}`, "POST", "Origin: https://evil.test\r\n", 403, false, "Vary: Origin"},
 		"refuse, allowed": {`{origins: ["https://app.test"], refuse: true}`, "POST", "Origin: https://app.test\r\n", 200, true, "Allow-Origin: https://app.test; Vary: Accept, Origin"},
-		"preflight": {some, "OPTIONS", "Origin: https://app.test\r\nAccess-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: x-a\r\n", 204, false,
+		"preflight": {
+			some, "OPTIONS", "Origin: https://app.test\r\nAccess-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: x-a\r\n", 204, false,
 			"Allow-Origin: https://app.test; Allow-Credentials: true; Allow-Methods: GET, HEAD, POST, PUT, PATCH, DELETE; Allow-Headers: Content-Type, Authorization; Max-Age: 600; " +
-				"Vary: Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network, Origin"},
-		"private preflight": {some, "OPTIONS", "Origin: https://app.test\r\nAccess-Control-Request-Method: GET\r\nAccess-Control-Request-Private-Network: true\r\n", 204, false,
+				"Vary: Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network, Origin",
+		},
+		"private preflight": {
+			some, "OPTIONS", "Origin: https://app.test\r\nAccess-Control-Request-Method: GET\r\nAccess-Control-Request-Private-Network: true\r\n", 204, false,
 			"Allow-Origin: https://app.test; Allow-Credentials: true; Allow-Methods: GET, HEAD, POST, PUT, PATCH, DELETE; Allow-Headers: Content-Type, Authorization; Allow-Private-Network: true; Max-Age: 600; " +
-				"Vary: Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network, Origin"},
-		"preflight of another": {some, "OPTIONS", "Origin: https://evil.test\r\nAccess-Control-Request-Method: PUT\r\n", 403, false,
-			"Vary: Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network, Origin"},
-		"preflight, anything": {everyone, "OPTIONS", "Origin: https://any.test\r\nAccess-Control-Request-Method: PURGE\r\nAccess-Control-Request-Headers: authorization, x-a\r\n", 204, false,
-			"Allow-Origin: *; Allow-Methods: PURGE; Allow-Headers: authorization, x-a; Max-Age: 600; Vary: Access-Control-Request-Method, Access-Control-Request-Headers"},
-		"preflight, rubbish": {everyone, "OPTIONS", "Origin: https://any.test\r\nAccess-Control-Request-Method: A B\r\nAccess-Control-Request-Headers: a,,b\r\n", 204, false,
-			"Allow-Origin: *; Max-Age: 600; Vary: Access-Control-Request-Method, Access-Control-Request-Headers"},
+				"Vary: Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network, Origin",
+		},
+		"preflight of another": {
+			some, "OPTIONS", "Origin: https://evil.test\r\nAccess-Control-Request-Method: PUT\r\n", 403, false,
+			"Vary: Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network, Origin",
+		},
+		"preflight, anything": {
+			everyone, "OPTIONS", "Origin: https://any.test\r\nAccess-Control-Request-Method: PURGE\r\nAccess-Control-Request-Headers: authorization, x-a\r\n", 204, false,
+			"Allow-Origin: *; Allow-Methods: PURGE; Allow-Headers: authorization, x-a; Max-Age: 600; Vary: Access-Control-Request-Method, Access-Control-Request-Headers",
+		},
+		"preflight, rubbish": {
+			everyone, "OPTIONS", "Origin: https://any.test\r\nAccess-Control-Request-Method: A B\r\nAccess-Control-Request-Headers: a,,b\r\n", 204, false,
+			"Allow-Origin: *; Max-Age: 600; Vary: Access-Control-Request-Method, Access-Control-Request-Headers",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := false

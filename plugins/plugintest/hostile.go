@@ -81,8 +81,10 @@ func upstreams() map[string]fiber.Handler {
 		"plain":        Upstream,
 		"empty 204":    answer(204, nil, ""),
 		"304 with tag": answer(304, map[string]string{"Etag": `"a"`}, ""),
-		"odd headers": answer(200, map[string]string{"Content-Type": "\xff/;;", "Content-Encoding": ",gzip", "Etag": `W/"`,
-			"Vary": ",*,", "Set-Cookie": "\xff", "Cache-Control": "=,", "Location": "://"}, "x"),
+		"odd headers": answer(200, map[string]string{
+			"Content-Type": "\xff/;;", "Content-Encoding": ",gzip", "Etag": `W/"`,
+			"Vary": ",*,", "Set-Cookie": "\xff", "Cache-Control": "=,", "Location": "://",
+		}, "x"),
 		"599 long":     answer(599, map[string]string{"Content-Type": "text/html"}, big),
 		"206":          answer(206, map[string]string{"Content-Type": "text/html", "Content-Range": "bytes 0-9/1"}, "0123456789"),
 		"compressed":   answer(200, map[string]string{"Content-Type": "text/html", "Content-Encoding": "br"}, "\x0b\x02\x80"),

@@ -155,6 +155,7 @@ func (f *front) EachField(do func(name, value []byte) bool) {
 		}
 	}
 }
+
 func (f *front) HasBody() bool                  { return f.head.Chunked || f.head.ContentLength > 0 }
 func (f *front) Whole() []byte                  { return f.body.Whole() }
 func (f *front) BodyDone() bool                 { return f.body.AtEOF() }
@@ -173,10 +174,11 @@ func (f *front) Cut()                           {}
 
 type conn struct{ client netip.Addr }
 
-func (conn) Read([]byte) (int, error)         { return 0, io.EOF }
-func (conn) Write(p []byte) (int, error)      { return len(p), nil }
-func (conn) Close() error                     { return nil }
-func (conn) LocalAddr() net.Addr              { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
+func (conn) Read([]byte) (int, error)    { return 0, io.EOF }
+func (conn) Write(p []byte) (int, error) { return len(p), nil }
+func (conn) Close() error                { return nil }
+func (conn) LocalAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
+
 func (c conn) RemoteAddr() net.Addr           { return &net.TCPAddr{IP: c.client.AsSlice(), Port: 40000} }
 func (conn) SetDeadline(time.Time) error      { return nil }
 func (conn) SetReadDeadline(time.Time) error  { return nil }

@@ -157,7 +157,7 @@ func TestRetainDropsWhatIsGone(t *testing.T) {
 	want(t, page, `gatehouse_route_requests_total{code="200",route="kept"} 1`,
 		`gatehouse_waf_blocked_total{route="kept"} 1`,
 		`gatehouse_upstream_tries_total{endpoint="b:1",outcome="ok",upstream="u-kept"} 1`)
-	if m.Route("kept") != m.Route("kept") || m.Route("old") == old {
+	if kept := m.Route("kept"); kept != m.Route("kept") || m.Route("old") == old {
 		t.Error("handles: kept must stay the same, old must be new")
 	}
 	if !m.Registerer().Unregister(v) || strings.Contains(scrape(t, m), "waf_blocked") {
@@ -227,7 +227,7 @@ func TestDocumentIsFresh(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, b.Bytes()) {
-		t.Error("docs/metrics.md is stale: run go run ./telemetry/metrics/gendoc")
+		t.Error("docs/metrics.md is stale: run make gen")
 	}
 }
 

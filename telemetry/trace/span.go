@@ -90,10 +90,17 @@ func Describe(s telemetry.Span, r *Request) {
 	p := s.(*span)
 	kv := make([]attribute.KeyValue, 0, 14)
 	for _, a := range [...]struct{ key, value string }{
-		{"http.request.method", r.Method}, {"url.scheme", r.Scheme}, {"server.address", r.Host},
-		{"url.path", r.Path}, {"http.route", r.Route}, {"network.protocol.version", strings.TrimPrefix(r.Protocol, "HTTP/")},
-		{"client.address", r.Client}, {"network.peer.address", r.Peer}, {"user_agent.original", r.UserAgent},
-		{"gatehouse.request_id", r.RequestID}, {"error.type", r.Reason},
+		{"http.request.method", r.Method},
+		{"url.scheme", r.Scheme},
+		{"server.address", r.Host},
+		{"url.path", r.Path},
+		{"http.route", r.Route},
+		{"network.protocol.version", strings.TrimPrefix(r.Protocol, "HTTP/")},
+		{"client.address", r.Client},
+		{"network.peer.address", r.Peer},
+		{"user_agent.original", r.UserAgent},
+		{"gatehouse.request_id", r.RequestID},
+		{"error.type", r.Reason},
 	} {
 		if a.value != "" {
 			kv = append(kv, attribute.String(a.key, owned(a.value)))

@@ -67,8 +67,10 @@ func New(ctx context.Context, s Settings) (*Tracer, error) {
 func describe(s Settings) *resource.Resource {
 	var kv []attribute.KeyValue
 	for _, a := range []struct{ key, value string }{
-		{"service.name", s.ServiceName}, {"service.version", s.Version},
-		{"service.instance.id", s.NodeName}, {"cloud.availability_zone", s.Zone},
+		{"service.name", s.ServiceName},
+		{"service.version", s.Version},
+		{"service.instance.id", s.NodeName},
+		{"cloud.availability_zone", s.Zone},
 	} {
 		if a.value != "" {
 			kv = append(kv, attribute.String(a.key, a.value))

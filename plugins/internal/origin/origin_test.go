@@ -37,8 +37,10 @@ func TestHas(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	for _, o := range []string{"example.com", "https://", "https://a/", "https://a/b", "https://u@a", "https://a?b", "https://*", "https://a.*.b",
-		"https://*.*.b", "*.example.com", "https://a:443", "http://a:80", "https://a:", "://a", "", "https://a#b", "http://%zz"} {
+	for _, o := range []string{
+		"example.com", "https://", "https://a/", "https://a/b", "https://u@a", "https://a?b", "https://*", "https://a.*.b",
+		"https://*.*.b", "*.example.com", "https://a:443", "http://a:80", "https://a:", "://a", "", "https://a#b", "http://%zz",
+	} {
 		if _, err := origin.Parse([]string{"null", o}); err == nil || !strings.HasPrefix(err.Error(), "[1]: ") {
 			t.Errorf("%q: %v", o, err)
 		}
