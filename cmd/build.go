@@ -80,7 +80,7 @@ func (b *buildCommand) Run(env *environment) error {
 			steps = append([][]string{{"get", x.module + "@" + x.version}}, steps...)
 		}
 	}
-	steps = append(steps, []string{"build", "-trimpath", "-o", output, "."})
+	steps = append(steps, []string{"build", "-trimpath", "-tags", "no_fs_access", "-o", output, "."})
 	for _, args := range steps {
 		c := exec.CommandContext(context.Background(), "go", args...)
 		c.Dir, c.Stdout, c.Stderr = folder, env.err, env.err

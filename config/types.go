@@ -107,6 +107,10 @@ type Listener struct {
 	Protocol string `yaml:"protocol" enum:"http" default:"http"`
 	// Peers whose Forwarded or X-Forwarded-* headers are believed.
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
+	// The header that trusted proxies write the client's address into. Read is
+	// exactly one: clients could choose their address in the other.
+	// x_forwarded_for also reads Forwarded where X-Forwarded-For is absent.
+	ClientAddressFrom string `yaml:"client_address_from" enum:"x_forwarded_for,x_forwarded_for_only,forwarded" default:"x_forwarded_for"`
 	// Connections at once; more wait in the kernel's queue.
 	MaxConnections int `yaml:"max_connections" default:"65536" min:"1"`
 	// Connections at once from one client address (IPv6: /64); 0 means no limit.
@@ -150,4 +154,8 @@ type PathRules struct {
 	EncodedSlashes string `yaml:"encoded_slashes" enum:"refuse,keep" default:"refuse"`
 	// Several slashes in a row become one.
 	MergeSlashes bool `yaml:"merge_slashes" default:"true"`
+	// Parameters in a path (/a;v=1): keep them, or refuse the request. Servlet
+	// containers cut them off, so that /admin;x is /admin to them but not to a
+	// route; refuse them in front of those.
+	Parameters string `yaml:"parameters" enum:"keep,refuse" default:"keep"`
 }

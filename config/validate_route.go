@@ -170,7 +170,7 @@ func checkRedirect(r *Redirect, m *Match, p *problem.List) {
 	}
 	p.Check(isFieldValue(r.Path), "path", "must not have control characters")
 	checkPrefixChange(r.Prefix, m, p)
-	if r.Host != "" && !strings.Contains(r.Host, "${") {
+	if r.Host != "" {
 		p.Check(isHostname(r.Host) || isAddress(r.Host), "host", "must be a host without port, got %q", r.Host)
 	}
 }
@@ -196,7 +196,7 @@ func checkRewrite(r *Rewrite, m *Match, p *problem.List) {
 	p.Check(r.Prefix == "" || r.Regex == nil, "", "may have only one of prefix and regex")
 	p.Check(r.Prefix != "" || r.Regex != nil || r.Host != "", "", "needs prefix, regex or host")
 	checkPrefixChange(r.Prefix, m, p)
-	if r.Host != "" && r.Host != "upstream" && !strings.Contains(r.Host, "${") {
+	if r.Host != "" && r.Host != "upstream" {
 		host, _, why := splitAddress(r.Host)
 		ok := isHostname(r.Host) || isAddress(r.Host) || why == "" && host != ""
 		p.Check(ok, "host", `must be a host, HOST:PORT or "upstream", got %q`, r.Host)

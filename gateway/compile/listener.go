@@ -33,8 +33,11 @@ func (b *build) listeners(routes map[string]*compiled) map[string]*snapshot.List
 		}
 		out[c.Address] = &snapshot.Listener{
 			Name: name, Address: c.Address, Routes: table, NoRoute: routes[""].route,
-			Rules: target.Rules{KeepEncodedSlashes: c.Path.EncodedSlashes == "keep", MergeSlashes: c.Path.MergeSlashes},
-			Trust: target.NewTrust(target.TrustSettings{Proxies: c.TrustedProxies}),
+			Rules: target.Rules{
+				KeepEncodedSlashes: c.Path.EncodedSlashes == "keep", MergeSlashes: c.Path.MergeSlashes,
+				RefusePathParams: c.Path.Parameters == "refuse",
+			},
+			Trust: target.NewTrust(target.TrustSettings{Proxies: c.TrustedProxies, Source: addressSources[c.ClientAddressFrom]}),
 			Server: snapshot.ServerSettings{
 				MaxConnections: c.MaxConnections, MaxPerClient: c.MaxConnectionsPerClient,
 				HeadBytes: int(c.Limits.Head), HeadFields: c.Limits.Headers, URIBytes: int(c.Limits.URI),
@@ -45,6 +48,12 @@ func (b *build) listeners(routes map[string]*compiled) map[string]*snapshot.List
 		}
 	}
 	return out
+}
+
+var addressSources = map[string]target.Source{
+	"x_forwarded_for":      target.XForwardedFor,
+	"x_forwarded_for_only": target.XForwardedForOnly,
+	"forwarded":            target.ForwardedOnly,
 }
 
 // unmatched is what runs when no route matches: the global plugins, so that

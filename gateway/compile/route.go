@@ -182,6 +182,7 @@ func fault(f *config.Fault) *proxy.FaultSettings {
 // rewrite sets what s asks the upstream for; nil if that is not changed.
 func rewrite(r config.Route, s *proxy.Settings) (*action.Rewrite, error) {
 	c := r.Rewrite
+	s.Rewrite = (*action.Rewrite)(nil) // keeps the request's own path and query
 	if c == nil {
 		return nil, nil
 	}

@@ -54,7 +54,7 @@ func Factory(pool *engine.Pool, sink engine.Sink) plugins.Factory {
 		}
 		p.bind(s)
 		return p, nil
-	})
+	}).NeedsWAF()
 }
 
 // plugin is a policy on a route.
