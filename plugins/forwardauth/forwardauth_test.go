@@ -137,6 +137,13 @@ func TestHeadersForTheUpstreamAreTheServicesOnly(t *testing.T) {
 	}
 }
 
+func cookies(r plugintest.Reply) (n int) {
+	for range r.Header.Cookies() {
+		n++
+	}
+	return n
+}
+
 func TestDenials(t *testing.T) {
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		status := 0
@@ -163,15 +170,15 @@ func TestDenials(t *testing.T) {
 			continue
 		}
 		if want == reason.AuthUnavailable {
-			if r.Status != 503 || strings.Contains(r.Header.String(), "Own") {
-				t.Errorf("%d: %d %s", status, r.Status, r.Header.String())
+			if r.Status != 503 || r.Header.Peek("WWW-Authenticate") != nil {
+				t.Errorf("%d: %d %s", status, r.Status, r.Header.Peek("Location"))
 			}
 			continue
 		}
 		if r.Status != status || r.Body != "no" || string(r.Header.Peek("WWW-Authenticate")) != "Own" || string(r.Header.ContentType()) != "text/x" ||
-			string(r.Header.Peek("Location")) != "https://login.test/" || strings.Count(r.Header.String(), "Set-Cookie:") != 2 || r.Header.Peek("X-Internal") != nil ||
+			string(r.Header.Peek("Location")) != "https://login.test/" || cookies(r) != 2 || r.Header.Peek("X-Internal") != nil ||
 			string(r.Header.Peek("Cache-Control")) != "no-store" {
-			t.Errorf("%d: %d %q\n%s", status, r.Status, r.Body, r.Header.String())
+			t.Errorf("%d: %d %q, Location %s", status, r.Status, r.Body, r.Header.Peek("Location"))
 		}
 	}
 	r := ask(t, p, "X-Want: 403\r\nX-Long: "+strings.Repeat("x", 100)+"\r\n")
