@@ -49,12 +49,13 @@ func New(header, scheme, query, cookie string) *Source {
 func (s *Source) Find(e *exchange.Exchange) ([]byte, error) {
 	var found []byte
 	if s.header != "" {
-		for _, v := range e.Ctx.Request.Header.PeekAll(s.header) {
+		lines := e.Ctx.Request.Header.PeekAll(s.header)
+		for _, v := range lines {
 			v, ours := s.strip(v)
 			if !ours {
 				continue
 			}
-			if found != nil {
+			if len(lines) > 1 { // another scheme's too: the upstream may prefer it
 				return nil, ErrRepeated
 			}
 			found = v
