@@ -3,6 +3,8 @@
 // plain values, so that every layer may use it.
 package telemetry
 
+import "time"
+
 // Span is one timed step of a sampled request. A request that is not sampled
 // has a nil Span, so that tracing costs it one comparison. A Span belongs to
 // the goroutine that started it.
@@ -13,6 +15,10 @@ type Span interface {
 	SetInt(key string, value int64)
 	// Fail marks the step as failed and says why.
 	Fail(message string)
+	// Step adds a step that is already over: it began then, and of the time
+	// since it needed own itself, the rest being steps inside it. failure says
+	// why it failed; empty: it did not.
+	Step(name string, began time.Time, own time.Duration, failure string)
 	// End finishes the step. Nothing may be called after it.
 	End()
 	// AppendTraceparent appends the W3C traceparent value that names this span

@@ -74,12 +74,13 @@ func TestAppend(t *testing.T) {
 
 type span string
 
-func (s span) Child(string) telemetry.Span         { return s }
-func (s span) SetString(string, string)            {}
-func (s span) SetInt(string, int64)                {}
-func (s span) Fail(string)                         {}
-func (s span) End()                                {}
-func (s span) AppendTraceparent(dst []byte) []byte { return append(dst, s...) }
+func (s span) Child(string) telemetry.Span                 { return s }
+func (span) Step(string, time.Time, time.Duration, string) {}
+func (s span) SetString(string, string)                    {}
+func (s span) SetInt(string, int64)                        {}
+func (s span) Fail(string)                                 {}
+func (s span) End()                                        {}
+func (s span) AppendTraceparent(dst []byte) []byte         { return append(dst, s...) }
 
 func TestTraceID(t *testing.T) {
 	a, _ := attribute.Parse("trace_id")

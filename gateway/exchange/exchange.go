@@ -116,6 +116,9 @@ type Exchange struct {
 	// Trace is the request's place in a distributed trace; zero without one.
 	Trace telemetry.TraceContext
 	Span  telemetry.Span // nil when not sampled
+	// Inner is the time that steps inside the current one have taken so far;
+	// counted only when sampled. The pipeline's own.
+	Inner time.Duration
 
 	Refusal *reason.Refusal // why Gatehouse answered, nil otherwise
 	// RefusedBy is the step of the route's chain that refused.
