@@ -36,7 +36,7 @@ func (c *Config) Validate(p *problem.List) {
 func Factory() plugins.Factory {
 	return plugins.Define("hello", func(c *Config, s plugins.Settings) (plugins.Instance, error) {
 		// Everything that does not depend on the request is done here, once.
-		greeting := []byte(c.Greeting + ", " + s.Route.Name)
+		greeting := []byte(c.Greeting)
 		greeted := s.Counter("gatehouse_hello_greetings_total", "Clients greeted.", "route").WithLabelValues(s.Route.Name)
 		var unwelcome [][]byte
 		for _, u := range c.Unwelcome {
