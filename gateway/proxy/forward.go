@@ -58,9 +58,7 @@ func newForward(p *Proxy) *forward {
 }
 
 func (f *forward) free() {
-	if f.retry {
-		f.proxy.giveRetry(f.backend.up)
-	}
+	f.giveRetry()
 	head, scratch, kept, cookies := f.leg.head[:0], f.scratch[:0], f.tee.kept[:0], f.cookies.lines[:0]
 	if cap(head)+cap(scratch)+cap(kept)+cap(cookies) > keepHead {
 		head, scratch, kept, cookies = nil, nil, nil, nil
@@ -85,18 +83,22 @@ func (f *forward) run() (kept bool, err error) {
 	}
 	f.takeBody()
 	f.first = time.Now()
-	if p.settings.Hedge > 0 && f.again && !f.body.some {
-		return f.runHedged()
-	}
+	hedge := p.settings.Hedge > 0 && f.again && !f.body.some
 	for {
-		why := f.try(&f.leg)
+		l := &f.leg
+		var why error
+		if hedge {
+			hedge = false
+			l, why = f.hedged()
+		} else {
+			why = f.try(l)
+		}
 		if why == nil {
-			status := f.leg.status()
-			if !p.settings.Retries.On.Status(status) || !f.mayRepeat(nil) {
-				return f.deliver(&f.leg)
+			if !p.settings.Retries.On.Status(l.status()) || !f.mayRepeat(l, nil) {
+				return f.deliver(l)
 			}
-			f.leg.drop()
-		} else if !p.worth(why) || !f.mayRepeat(why) {
+			l.drop()
+		} else if !p.worth(why) || !f.mayRepeat(l, why) {
 			return false, f.refusal(why)
 		}
 		if err := p.backOff(f.e, f.tries); err != nil {
@@ -113,7 +115,7 @@ func (p *Proxy) worth(why error) bool {
 
 // mayRepeat asks whether another try is possible, and takes what it needs. why
 // is nil where the try brought a reply.
-func (f *forward) mayRepeat(why error) bool {
+func (f *forward) mayRepeat(l *leg, why error) bool {
 	p := f.proxy
 	if f.tries > p.settings.Retries.Attempts || f.e.Front.ReplyBytes() > 0 {
 		return false
@@ -126,7 +128,7 @@ func (f *forward) mayRepeat(why error) bool {
 	if errors.As(why, &failure) {
 		unsent, read = failure.Unsent, failure.BodyRead
 	} else if why == nil {
-		read = f.leg.conn.BodyRead()
+		read = l.conn.BodyRead()
 	}
 	if !unsent && !f.again || !f.rewind(unsent, read) {
 		return false
@@ -135,6 +137,14 @@ func (f *forward) mayRepeat(why error) bool {
 		f.retry = p.takeRetry(f.backend.up)
 	}
 	return f.retry
+}
+
+// giveRetry gives a place in the retry budget back.
+func (f *forward) giveRetry() {
+	if f.retry {
+		f.retry = false
+		f.proxy.giveRetry(f.backend.up)
+	}
 }
 
 // rewind makes the request body ready to be sent again. read says that it has

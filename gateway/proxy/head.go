@@ -20,7 +20,7 @@ func (f *forward) appendHead(l *leg) {
 		o = s.Rewrite.AppendTarget(o, f.ctx, f.e)
 	} else {
 		o = append(o, f.e.Path...)
-		if f.e.Query != "" {
+		if uri := q.RequestURI(); f.e.Query != "" || len(uri) > 0 && uri[len(uri)-1] == '?' {
 			o = append(append(o, '?'), f.e.Query...)
 		}
 	}

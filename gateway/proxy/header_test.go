@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gofiber/fiber/v2"
 
@@ -157,6 +158,8 @@ type span struct {
 	failed   string
 	ended    bool
 }
+
+func (s *span) Step(string, time.Time, time.Duration, string) {}
 
 func (s *span) Child(name string) telemetry.Span {
 	c := &span{name: name, parent: s, ints: map[string]int64{}}

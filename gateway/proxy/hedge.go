@@ -57,11 +57,11 @@ func (r *race) lose(i int) {
 	}
 }
 
-// runHedged makes a try, a second one on another endpoint when the first is
-// slow, and delivers the first reply. It is for requests without a body. A try
-// that fails while the other runs is out of the race; when none is left, the
-// failure is the answer.
-func (f *forward) runHedged() (kept bool, err error) {
+// hedged makes a try, a second one on another endpoint when the first is slow,
+// and returns the first that brought a reply. It is for requests without a
+// body. A try that fails while the other runs is out of the race; when none is
+// left, the last failure is the result.
+func (f *forward) hedged() (*leg, error) {
 	r := &race{}
 	for i := range r.lanes {
 		r.lanes[i].race = r
@@ -82,10 +82,11 @@ func (f *forward) runHedged() (kept bool, err error) {
 	}
 	if err := run(0); err != nil {
 		f.e.Front.OnGone(nil)
-		return false, err
+		return nil, err
 	}
 	slow := time.NewTimer(f.proxy.settings.Hedge)
 	defer slow.Stop()
+	var err error
 	running, winner := 1, -1
 	for running > 0 && winner < 0 {
 		select {
@@ -109,9 +110,10 @@ func (f *forward) runHedged() (kept bool, err error) {
 	}
 	f.e.Front.OnGone(nil)
 	if winner < 0 {
-		return false, f.refusal(err)
+		return nil, err
 	}
-	return f.win(&r.lanes[winner].leg)
+	f.win(&r.lanes[winner].leg)
+	return &r.lanes[winner].leg, nil
 }
 
 // retire ends the slower try; the endpoint is not to blame.
@@ -127,11 +129,10 @@ func (f *forward) retire(lane *runner) {
 	}
 }
 
-// win delivers the faster try's reply, from now on as any other.
-func (f *forward) win(l *leg) (kept bool, err error) {
+// win makes the faster try one like any other.
+func (f *forward) win(l *leg) {
 	u := &f.e.Upstream
 	u.Endpoint, u.Reused, u.Took = l.ep.Address, l.note.Reused, l.note.Latency
 	l.call.Front = f.e.Front
 	l.conn.Adopt(f.e.Front)
-	return f.deliver(l)
 }

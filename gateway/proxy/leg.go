@@ -135,7 +135,7 @@ func (f *forward) finish(l *leg, err error) error {
 		l.end(upstream.Result{Failure: l.note.Failure}, err)
 	} else {
 		l.note.Status = l.status()
-		u.Took = l.note.Latency
+		u.Took = l.began.Sub(f.first) + l.note.Latency
 	}
 	if o := f.proxy.settings.Observer; o != nil {
 		o.Tried(&l.note)

@@ -17,6 +17,7 @@ const maxWhole = 16 << 10
 // deliver makes the leg's reply the client's. kept says that l, and so f, is
 // used until the reply's stream or tunnel ends.
 func (f *forward) deliver(l *leg) (kept bool, err error) {
+	f.giveRetry() // a stream may go on for long
 	head, raw := l.conn.Head()
 	out := &f.ctx.Response
 	u := &f.e.Upstream

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	bufferSize = 4 << 10
+	bufferSize = 8 << 10  // most replies come whole, head and body
 	keepBuffer = 32 << 10 // a larger buffer is not kept by an idle connection
 )
 

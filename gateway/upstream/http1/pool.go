@@ -47,6 +47,8 @@ type Pool struct {
 	gate     *gate
 	open     atomic.Int64
 
+	connects, failures atomic.Uint64 // dials that worked, and those that did not
+
 	mu     sync.Mutex // guards idle, closed; no other lock is taken while it is held
 	idle   []*Conn
 	closed bool
@@ -91,6 +93,11 @@ func (p *Pool) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return Stats{Open: int(p.open.Load()), Idle: len(p.idle)}
+}
+
+// Counts implements upstream.CountingPool.
+func (p *Pool) Counts() (open int, connects, failures uint64) {
+	return int(p.open.Load()), p.connects.Load(), p.failures.Load()
 }
 
 // Close closes the idle connections now and the others when their request is
@@ -221,10 +228,12 @@ func (p *Pool) connect(call *Call) (*Conn, error) {
 			p.gate.leave()
 		}
 		if ctx.Err() == nil && (call.Deadline.IsZero() || time.Until(call.Deadline) > 0) {
+			p.failures.Add(1)
 			return nil, fail(reason.UpstreamConnect, err)
 		}
 		return nil, gone.failure(err)
 	}
+	p.connects.Add(1)
 	return newConn(p, nc), nil
 }
 
