@@ -18,7 +18,8 @@ func BenchmarkTakeOneKey(b *testing.B) {
 
 func BenchmarkTakeThreeWindows(b *testing.B) {
 	l := newLocal(b, Settings{Windows: []Window{
-		{Limit: 1e9, Per: time.Second, Burst: 1000}, {Limit: 1e9, Per: time.Minute, Burst: 1000},
+		{Limit: 1e9, Per: time.Second, Burst: 1000},
+		{Limit: 1e9, Per: time.Minute, Burst: 1000},
 		{Limit: 1e9, Per: time.Hour, Burst: 1000},
 	}})
 	key := []byte("192.0.2.1")

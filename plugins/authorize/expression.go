@@ -19,12 +19,19 @@ var variables = []struct {
 	name string
 	kind *cel.Type
 }{
-	{"request.method", cel.StringType}, {"request.path", cel.StringType}, {"request.host", cel.StringType},
-	{"request.scheme", cel.StringType}, {"request.client_ip", cel.StringType},
-	{"request.headers", cel.MapType(cel.StringType, cel.DynType)}, {"request.query", cel.MapType(cel.StringType, cel.DynType)},
-	{"consumer.name", cel.StringType}, {"consumer.groups", cel.ListType(cel.StringType)},
-	{"claims", cel.MapType(cel.StringType, cel.DynType)}, {"scopes", cel.ListType(cel.StringType)},
-	{"subject", cel.StringType}, {"route", cel.StringType},
+	{"request.method", cel.StringType},
+	{"request.path", cel.StringType},
+	{"request.host", cel.StringType},
+	{"request.scheme", cel.StringType},
+	{"request.client_ip", cel.StringType},
+	{"request.headers", cel.MapType(cel.StringType, cel.DynType)},
+	{"request.query", cel.MapType(cel.StringType, cel.DynType)},
+	{"consumer.name", cel.StringType},
+	{"consumer.groups", cel.ListType(cel.StringType)},
+	{"claims", cel.MapType(cel.StringType, cel.DynType)},
+	{"scopes", cel.ListType(cel.StringType)},
+	{"subject", cel.StringType},
+	{"route", cel.StringType},
 }
 
 // environment is the same for every expression and never changes.

@@ -35,8 +35,10 @@ func start(t testing.TB, yaml, dir string) *plugin {
 	if err := strict.Unmarshal([]byte(yaml), c); err != nil {
 		t.Fatal(err)
 	}
-	i, err := Factory().New(c, plugins.Settings{Route: plugins.Route{Name: "r"}, Dir: dir,
-		Consumers: plugins.NewDirectory([]*plugins.Consumer{{Consumer: exchange.Consumer{Name: "alice", Groups: []string{"staff"}}}})})
+	i, err := Factory().New(c, plugins.Settings{
+		Route: plugins.Route{Name: "r"}, Dir: dir,
+		Consumers: plugins.NewDirectory([]*plugins.Consumer{{Consumer: exchange.Consumer{Name: "alice", Groups: []string{"staff"}}}}),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

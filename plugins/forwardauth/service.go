@@ -83,8 +83,10 @@ func newService(c *Config, caFile string) (*service, error) {
 func (s *service) ask(e *exchange.Exchange) (*verdict, error) {
 	ctx, cancel := context.WithTimeout(e.Context(), s.timeout)
 	defer cancel()
-	req := (&http.Request{Method: http.MethodGet, URL: s.url, Host: s.url.Host, Header: s.describe(e),
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(ctx)
+	req := (&http.Request{
+		Method: http.MethodGet, URL: s.url, Host: s.url.Host, Header: s.describe(e),
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}).WithContext(ctx)
 	resp, err := s.client.Do(req)
 	if err != nil {
 		var u *url.Error
