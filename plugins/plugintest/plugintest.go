@@ -177,7 +177,7 @@ type conn struct{ client netip.Addr }
 func (conn) Read([]byte) (int, error)    { return 0, io.EOF }
 func (conn) Write(p []byte) (int, error) { return len(p), nil }
 func (conn) Close() error                { return nil }
-func (conn) LocalAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
+func (conn) LocalAddr() net.Addr         { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
 
 func (c conn) RemoteAddr() net.Addr           { return &net.TCPAddr{IP: c.client.AsSlice(), Port: 40000} }
 func (conn) SetDeadline(time.Time) error      { return nil }
