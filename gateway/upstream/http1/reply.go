@@ -101,10 +101,13 @@ func wholeChunked(b []byte) bool {
 		if i == 0 || len(b) < i+size+4 || b[i] != '\r' || b[i+1] != '\n' {
 			return false
 		}
-		if size == 0 {
-			return len(b) == i+4 && b[i+2] == '\r' && b[i+3] == '\n'
+		end := b[i+2+size:]
+		if end[0] != '\r' || end[1] != '\n' {
+			return false
 		}
-		b = b[i+size+4:]
+		if b = end[2:]; size == 0 {
+			return len(b) == 0
+		}
 	}
 }
 
