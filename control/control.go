@@ -143,7 +143,7 @@ func (l *Loop) apply(ctx context.Context, cfg *config.Config, src *config.Source
 		return err
 	}
 	l.s.Metrics.Retain(result.Routes, result.Upstreams, result.Listeners)
-	l.s.Compiler.Retain(result.Upstreams)
+	l.s.Compiler.Live(result)
 	l.source = src
 	digest := src.Digest()
 	for name, why := range result.Broken {

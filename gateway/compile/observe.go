@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxy"
+	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
 )
@@ -42,21 +43,14 @@ func (o *observer) Pick(how upstream.Outcome) {
 	switch how {
 	case upstream.NoneUsable:
 		o.m.NoEndpoint.Inc()
-	case upstream.Overflow:
-		o.m.Overflow(metrics.LimitRequests)
-	default: // Picked and its kin are counted as tries
+	default: // Picked and its kin are counted as tries, Overflow by the breaker
 	}
 }
 
 // Change implements upstream.Observer.
 func (o *observer) Change(e upstream.Event) {
 	switch e.Kind {
-	case upstream.EndpointUp, upstream.EndpointBack, upstream.EndpointAdded:
-		o.endpoint(e.Address).Healthy.Set(1)
-	case upstream.EndpointDown:
-		o.endpoint(e.Address).Healthy.Set(0)
 	case upstream.EndpointEjected:
-		o.endpoint(e.Address).Healthy.Set(0)
 		o.endpoint(e.Address).Ejections.Inc()
 	case upstream.EndpointRemoved:
 		o.endpoints.Delete(e.Address)
@@ -65,7 +59,7 @@ func (o *observer) Change(e upstream.Event) {
 		o.m.PanicMode.Set(1)
 	case upstream.PanicEnded:
 		o.m.PanicMode.Set(0)
-	default: // resolving is in the log
+	default: // health is looked up, see counts; resolving is in the log
 	}
 }
 
@@ -115,12 +109,36 @@ func (c *Compiler) observer(name string) *observer {
 	return o.(*observer)
 }
 
-// Retain forgets what was counted for upstreams that are not named.
-func (c *Compiler) Retain(upstreams []string) {
+// Live is told that a result has become the running snapshot: its upstreams
+// are counted from now on, and those that it does not have are forgotten.
+func (c *Compiler) Live(r *Result) {
 	c.observers.Range(func(name, _ any) bool {
-		if !slices.Contains(upstreams, name.(string)) {
+		if !slices.Contains(r.Upstreams, name.(string)) {
 			c.observers.Delete(name)
 		}
 		return true
 	})
+	r.Snapshot.Units.Each(func(_ string, u snapshot.Unit) {
+		if up, ok := u.(*upstream.Upstream); ok {
+			c.observer(up.Name()).m.Watch(func() metrics.UpstreamCounts { return counts(up) })
+		}
+	})
+}
+
+// counts are what an upstream has counted itself.
+func counts(up *upstream.Upstream) metrics.UpstreamCounts {
+	s := up.Status()
+	c := metrics.UpstreamCounts{Endpoints: make([]metrics.EndpointCounts, len(s.Endpoints))}
+	c.Refused[metrics.LimitRequests] = s.Refused.Requests
+	c.Refused[metrics.LimitConnections] = s.Refused.Connections
+	c.Refused[metrics.LimitPending] = s.Refused.Pending
+	c.Refused[metrics.LimitRetries] = s.Refused.Retries
+	for i, e := range s.Endpoints {
+		c.Endpoints[i] = metrics.EndpointCounts{
+			Address: e.Address, Healthy: e.Usable, Active: e.Active, Open: int64(e.Conns),
+			Connects: e.Connects, ConnectFailures: e.ConnectFailures,
+			ChecksPassed: e.ChecksPassed, ChecksFailed: e.ChecksFailed,
+		}
+	}
+	return c
 }

@@ -30,14 +30,16 @@ type breakerOwner struct {
 
 // gauge has a cache line of its own: all cores write it.
 type gauge struct {
-	n     atomic.Int64
-	limit atomic.Int64
-	_     [48]byte
+	n       atomic.Int64
+	limit   atomic.Int64
+	refused atomic.Uint64
+	_       [40]byte
 }
 
 func (g *gauge) try() bool {
 	if g.n.Add(1) > g.limit.Load() {
 		g.n.Add(-1)
+		g.refused.Add(1)
 		return false
 	}
 	return true
@@ -99,6 +101,15 @@ func (b *Breaker) TryRetry() bool { return b.retries.try() }
 
 // ReleaseRetry is called once for each TryRetry that was granted.
 func (b *Breaker) ReleaseRetry() { b.retries.release() }
+
+// Refusals counts what each limit has refused.
+type Refusals struct{ Requests, Connections, Pending, Retries uint64 }
+
+// Refused is what the limits have refused since the upstream's name appeared.
+// A refused connection only makes the request wait.
+func (b *Breaker) Refused() Refusals {
+	return Refusals{b.requests.refused.Load(), b.connections.refused.Load(), b.pending.refused.Load(), b.retries.refused.Load()}
+}
 
 // Requests is how many requests are active: picked and not yet done.
 func (b *Breaker) Requests() int64 { return b.requests.n.Load() }

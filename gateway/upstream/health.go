@@ -56,6 +56,7 @@ func (u *Upstream) probed(ctx context.Context, e *Endpoint, err error) {
 	e.probed = now
 	var events []Event
 	if err == nil {
+		e.checksPassed++
 		e.passes, e.fails, e.probeError = e.passes+1, 0, ""
 		if was == unknown || was == down && e.passes >= h.Healthy {
 			e.health = up
@@ -65,6 +66,7 @@ func (u *Upstream) probed(ctx context.Context, e *Endpoint, err error) {
 			events = append(events, u.event(EndpointUp, e.Address, "", now))
 		}
 	} else {
+		e.checksFailed++
 		e.passes, e.fails, e.probeError = 0, e.fails+1, err.Error()
 		if was == unknown || was == up && e.fails >= h.Unhealthy {
 			e.health = down

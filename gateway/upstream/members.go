@@ -21,6 +21,8 @@ type state struct {
 	fails        int // probes failed in a row
 	probed       time.Time
 	probeError   string
+	checksPassed uint64
+	checksFailed uint64
 	ejectedUntil time.Time // zero: not ejected
 	ejections    int       // how often in a row; multiplies the time
 	warmFrom     time.Time // zero: full share

@@ -36,6 +36,13 @@ type Pool interface {
 	Close()
 }
 
+// CountingPool is a Pool that counts its connections: those open, and those
+// made and not made since it exists. Safe for concurrent use.
+type CountingPool interface {
+	Pool
+	Counts() (open int, connects, failures uint64)
+}
+
 // Settings are what an Upstream is built from.
 type Settings struct {
 	// Name is the key under "upstreams" in the config.

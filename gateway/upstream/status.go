@@ -15,6 +15,7 @@ type Status struct {
 	Conns     int64            `json:"connections"`
 	Pending   int64            `json:"pending"`
 	Retries   int64            `json:"retries"`
+	Refused   Refusals         `json:"-"`
 	DNS       *DNSStatus       `json:"dns,omitempty"`
 	Endpoints []EndpointStatus `json:"endpoints"`
 }
@@ -48,6 +49,14 @@ type EndpointStatus struct {
 	Ejections    int       `json:"ejections"`
 	// SlowStart is the share of its weight it gets, 1 outside of slow start.
 	SlowStart float64 `json:"slow_start"`
+	// ChecksPassed and ChecksFailed count probes.
+	ChecksPassed uint64 `json:"checks_passed"`
+	ChecksFailed uint64 `json:"checks_failed"`
+	// Conns is how many connections are open, idle ones included; Connects and
+	// ConnectFailures count since the pool was made.
+	Conns           int    `json:"connections"`
+	Connects        uint64 `json:"connects"`
+	ConnectFailures uint64 `json:"connect_failures"`
 	// Active is how many requests are there now, Done how many have ended.
 	Active int64  `json:"active"`
 	Done   uint64 `json:"done"`
@@ -97,6 +106,7 @@ func (u *Upstream) Status() Status {
 		Conns:     u.breaker.Connections(),
 		Pending:   u.breaker.Pending(),
 		Retries:   u.breaker.Retries(),
+		Refused:   u.breaker.Refused(),
 		Endpoints: make([]EndpointStatus, 0, len(u.endpoints)),
 	}
 	if u.settings.DNS != nil {
@@ -113,7 +123,10 @@ func (u *Upstream) Status() Status {
 			SlowStart: e.share(now, u.settings.SlowStart) / float64(e.weight),
 			Active:    e.Active(), Done: e.ended.Load(),
 			Latency:   time.Duration(e.host.ewma.at(tick)),
-			LastError: e.lastError(),
+			LastError: e.lastError(), ChecksPassed: e.checksPassed, ChecksFailed: e.checksFailed,
+		}
+		if p, ok := e.Pool.(CountingPool); ok {
+			es.Conns, es.Connects, es.ConnectFailures = p.Counts()
 		}
 		if at := e.failedAt.Load(); at != 0 {
 			es.LastErrorAt = time.Unix(0, at)

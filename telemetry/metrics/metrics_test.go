@@ -85,9 +85,13 @@ func TestUpstreamListenerConfigRefusals(t *testing.T) {
 	e.Try(metrics.OK, 200, time.Millisecond)
 	e.Try(metrics.ConnectFailure, 0, time.Second)
 	e.Ejections.Inc()
-	e.Healthy.Set(0)
-	e.Open.Inc()
-	u.Overflow(metrics.LimitPending)
+	u.Watch(func() metrics.UpstreamCounts {
+		c := metrics.UpstreamCounts{Endpoints: []metrics.EndpointCounts{{
+			Address: "10.0.0.1:80", Active: 3, Open: 1, Connects: 5, ConnectFailures: 4, ChecksPassed: 7, ChecksFailed: 6,
+		}}}
+		c.Refused[metrics.LimitPending] = 1
+		return c
+	})
 	u.Retries.Inc()
 	l := m.Listener("web")
 	l.Watch(func() metrics.Connections { return metrics.Connections{Open: 1, Accepted: 2, Refused: 1} })
@@ -107,7 +111,12 @@ func TestUpstreamListenerConfigRefusals(t *testing.T) {
 		`gatehouse_upstream_try_duration_seconds_count{upstream="api"} 2`,
 		`gatehouse_upstream_ejections_total{endpoint="10.0.0.1:80",upstream="api"} 1`,
 		`gatehouse_upstream_endpoint_healthy{endpoint="10.0.0.1:80",upstream="api"} 0`,
+		`gatehouse_upstream_requests_in_flight{endpoint="10.0.0.1:80",upstream="api"} 3`,
 		`gatehouse_upstream_connections_open{endpoint="10.0.0.1:80",upstream="api"} 1`,
+		`gatehouse_upstream_connects_total{endpoint="10.0.0.1:80",upstream="api"} 5`,
+		`gatehouse_upstream_connect_failures_total{endpoint="10.0.0.1:80",upstream="api"} 4`,
+		`gatehouse_upstream_health_checks_total{endpoint="10.0.0.1:80",result="pass",upstream="api"} 7`,
+		`gatehouse_upstream_health_checks_total{endpoint="10.0.0.1:80",result="fail",upstream="api"} 6`,
 		`gatehouse_upstream_overflow_total{limit="pending",upstream="api"} 1`,
 		`gatehouse_upstream_overflow_total{limit="retries",upstream="api"} 0`,
 		`gatehouse_upstream_retries_total{upstream="api"} 1`,

@@ -3,6 +3,7 @@ package metrics
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,10 +36,10 @@ const (
 	LimitRequests
 	LimitPending
 	LimitRetries
-	numLimits
+	NumLimits // how many there are
 )
 
-var limitNames = [numLimits]string{"connections", "requests", "pending", "retries"}
+var limitNames = [NumLimits]string{"connections", "requests", "pending", "retries"}
 
 // String is the label value.
 func (l Limit) String() string { return limitNames[l] }
@@ -52,12 +53,30 @@ type Upstream struct {
 	// PanicMode is 1 while all endpoints are used because few are healthy.
 	PanicMode Gauge
 
-	name     string
-	cells    cells
-	overflow [numLimits]Counter
+	name   string
+	cells  cells
+	counts atomic.Pointer[func() UpstreamCounts]
 
 	mu        sync.Mutex // guards endpoints
 	endpoints map[string]*Endpoint
+}
+
+// UpstreamCounts are what an upstream counts itself.
+type UpstreamCounts struct {
+	// Refused is what each limit of the circuit breaker has refused.
+	Refused   [NumLimits]uint64
+	Endpoints []EndpointCounts
+}
+
+// EndpointCounts are what an upstream counts of one endpoint itself: tries
+// under way and open connections, idle ones included, now; the rest since the
+// endpoint, or its pool of connections, came to be.
+type EndpointCounts struct {
+	Address                    string // "host:port"
+	Healthy                    bool
+	Active, Open               int64
+	Connects, ConnectFailures  uint64
+	ChecksPassed, ChecksFailed uint64
 }
 
 // Upstream returns the handle of an upstream, the same one for the same name.
@@ -72,8 +91,8 @@ func (m *Metrics) Upstream(name string) *Upstream {
 	return u
 }
 
-// Overflow counts a request that a circuit breaker refused.
-func (u *Upstream) Overflow(l Limit) { u.overflow[l].Inc() }
+// Watch has the upstream's own counts asked for at every scrape.
+func (u *Upstream) Watch(counts func() UpstreamCounts) { u.counts.Store(&counts) }
 
 // Endpoint returns the handle of one endpoint ("host:port"), the same one for
 // the same address. Call it when an endpoint appears, not per request.
@@ -83,7 +102,6 @@ func (u *Upstream) Endpoint(address string) *Endpoint {
 	e := u.endpoints[address]
 	if e == nil {
 		e = &Endpoint{up: u, address: strings.Clone(address)}
-		e.Healthy.Set(1)
 		u.endpoints[e.address] = e
 	}
 	return e
@@ -98,13 +116,8 @@ func (u *Upstream) RetainEndpoints(addresses []string) {
 
 // Endpoint counts what happens between the gateway and one endpoint.
 type Endpoint struct {
-	// Active are tries under way; Open are connections, idle ones included.
-	Active, Open Gauge
-	// Healthy is 1 or 0.
-	Healthy Gauge
-	// Connects and ConnectFailures count connections; Ejections outlier
-	// detection's; ChecksPassed and ChecksFailed health checks.
-	Connects, ConnectFailures, Ejections, ChecksPassed, ChecksFailed Counter
+	// Ejections are those of outlier detection.
+	Ejections Counter
 
 	up      *Upstream
 	address string
@@ -135,8 +148,9 @@ func (u *Upstream) collect(e *emit) {
 	e.counter(mirrors, u.Mirrored.Value(), u.name)
 	e.counter(noEndpoint, u.NoEndpoint.Value(), u.name)
 	e.gauge(panicMode, float64(u.PanicMode.Value()), u.name)
-	for l := range numLimits {
-		e.counter(overflow, u.overflow[l].Value(), u.name, l.String())
+	if counts := u.counts.Load(); counts != nil {
+		c := (*counts)()
+		c.collect(e, u.name)
 	}
 	u.mu.Lock()
 	list := sorted(u.endpoints)
@@ -146,16 +160,29 @@ func (u *Upstream) collect(e *emit) {
 	}
 }
 
+func (c *UpstreamCounts) collect(e *emit, up string) {
+	for l := range NumLimits {
+		e.counter(overflow, c.Refused[l], up, l.String())
+	}
+	for i := range c.Endpoints {
+		p := &c.Endpoints[i]
+		ok := 0.0
+		if p.Healthy {
+			ok = 1
+		}
+		e.gauge(healthy, ok, up, p.Address)
+		e.gauge(upstreamActive, float64(p.Active), up, p.Address)
+		e.gauge(upstreamOpen, float64(p.Open), up, p.Address)
+		e.counter(upstreamConnects, p.Connects, up, p.Address)
+		e.counter(connectFailures, p.ConnectFailures, up, p.Address)
+		e.counter(probes, p.ChecksPassed, up, p.Address, "pass")
+		e.counter(probes, p.ChecksFailed, up, p.Address, "fail")
+	}
+}
+
 func (p *Endpoint) collect(e *emit) {
 	up, at := p.up.name, p.address
-	e.gauge(healthy, float64(p.Healthy.Value()), up, at)
-	e.gauge(upstreamActive, float64(p.Active.Value()), up, at)
-	e.gauge(upstreamOpen, float64(p.Open.Value()), up, at)
-	e.counter(upstreamConnects, p.Connects.Value(), up, at)
-	e.counter(connectFailures, p.ConnectFailures.Value(), up, at)
 	e.counter(ejections, p.Ejections.Value(), up, at)
-	e.counter(probes, p.ChecksPassed.Value(), up, at, "pass")
-	e.counter(probes, p.ChecksFailed.Value(), up, at, "fail")
 	for o := range numOutcomes {
 		if n := p.tries[o].Value(); n > 0 {
 			e.counter(tries, n, up, at, o.String())
