@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"strings"
 )
 
@@ -113,8 +112,3 @@ const gatewayPlain = `listeners: { web: { address: "LISTEN" } }
 upstreams: { b: { endpoints: ["BACKEND"] } }
 routes: { all: { match: { path: / }, backends: [{ upstream: b }] } }
 `
-
-func have(command string) bool {
-	_, err := exec.LookPath(command)
-	return err == nil
-}

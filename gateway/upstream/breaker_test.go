@@ -57,8 +57,10 @@ func TestBreakerLimits(t *testing.T) {
 	open[0].Done(Result{Status: 200})
 	pick(t, u, PickRequest{})
 	b := u.Breaker()
-	if !b.TryConnection() || !b.TryConnection() || b.TryConnection() {
-		t.Error("not two connections")
+	for want := range 3 {
+		if got := b.TryConnection(); got != (want < 2) {
+			t.Errorf("connection %d: allowed %v, the limit is 2", want+1, got)
+		}
 	}
 	if b.TryPending() || b.TryRetry() {
 		t.Error("a limit of 0 lets something through")
