@@ -133,8 +133,12 @@ func (f *forward) mayRepeat(l *leg, why error) bool {
 	if !unsent && !f.again || !f.rewind(unsent, read) {
 		return false
 	}
-	if !f.retry {
-		f.retry = p.takeRetry(f.backend.up)
+	if unsent || f.retry {
+		return true
+	}
+	f.retry = p.takeRetry(f.backend.up)
+	if o := p.settings.Observer; !f.retry && o != nil {
+		o.RetryDenied(f.e.Upstream.Name)
 	}
 	return f.retry
 }

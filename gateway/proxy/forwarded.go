@@ -29,12 +29,16 @@ func SetForwarded(ctx *fasthttp.RequestCtx, e *exchange.Exchange, trusted bool) 
 			h.DelBytes(name)
 		}
 	}
+	// A plugin's or the front's own copies cannot be there yet, so that without
+	// a claim there is nothing to remove.
 	if s.claims && !trusted {
 		for _, name := range claimNames {
 			h.Del(name)
 		}
 	}
+	h.DisableNormalizing() // our names are in their normal form already
 	s.add(h, e, s.claims && trusted)
+	h.EnableNormalizing()
 	scanners.Put(s)
 }
 
@@ -88,7 +92,8 @@ func (s *scanner) look(name, value []byte) bool {
 	return true
 }
 
-// add writes what we say. keep says that a trusted peer has spoken before.
+// add writes what we say. keep says that a trusted peer has spoken before;
+// otherwise none of the fields is there, and adding is cheaper than setting.
 func (s *scanner) add(h *fasthttp.RequestHeader, e *exchange.Exchange, keep bool) {
 	peer := e.Peer.Addr().Unmap()
 	host := h.Host()
@@ -97,19 +102,19 @@ func (s *scanner) add(h *fasthttp.RequestHeader, e *exchange.Exchange, keep bool
 		s.text = takeLines(s.text, h, "X-Forwarded-For")
 	}
 	s.text = peer.AppendTo(s.text)
-	h.SetBytesV("X-Forwarded-For", s.text)
+	h.AddBytesV("X-Forwarded-For", s.text)
 	if !keep || len(h.Peek("X-Forwarded-Host")) == 0 {
-		h.SetBytesV("X-Forwarded-Host", host)
+		h.AddBytesV("X-Forwarded-Host", host)
 	}
 	if !keep || len(h.Peek("X-Forwarded-Proto")) == 0 {
-		h.Set("X-Forwarded-Proto", e.Scheme)
+		h.Add("X-Forwarded-Proto", e.Scheme)
 	}
 	s.text = s.text[:0]
 	if keep {
 		s.text = takeLines(s.text, h, "Forwarded")
 	}
 	s.text = appendElement(s.text, peer, host, e.Scheme)
-	h.SetBytesV("Forwarded", s.text)
+	h.AddBytesV("Forwarded", s.text)
 }
 
 // takeLines appends all lines of a list field, each with a comma, and removes

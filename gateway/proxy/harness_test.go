@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -45,10 +46,11 @@ type gateway struct {
 	edit    func(e *exchange.Exchange)
 	quiet   bool // keep no record: it would allocate
 
-	mu    sync.Mutex
-	done  []finished
-	tries []proxy.Try
-	ended chan struct{}
+	mu     sync.Mutex
+	done   []finished
+	tries  []proxy.Try
+	denied atomic.Int32
+	ended  chan struct{}
 }
 
 // Finish implements exchange.Owner.
@@ -74,6 +76,9 @@ func (g *gateway) Tried(t *proxy.Try) {
 	g.tries = append(g.tries, *t)
 	g.mu.Unlock()
 }
+
+// RetryDenied implements proxy.Observer.
+func (g *gateway) RetryDenied(string) { g.denied.Add(1) }
 
 // await waits for the end of the n-th request and returns it.
 func (g *gateway) await(t testing.TB, n int) finished {

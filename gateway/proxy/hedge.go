@@ -73,6 +73,7 @@ func (f *forward) hedged() (*leg, error) {
 		if err := f.start(&lane.leg); err != nil {
 			return err
 		}
+		lane.leg.note.Hedge = i > 0
 		lane.leg.call.Front, lane.leg.call.Watch = nil, lane
 		go func() {
 			lane.err = f.send(&lane.leg)

@@ -99,11 +99,18 @@ type Try struct {
 	Reused bool
 	// Mirror says that it was a copy whose reply is ignored.
 	Mirror bool
+	// Hedge says that it was sent because the first was slow.
+	Hedge bool
 }
 
 // Observer counts tries. Calls are concurrent and must be quick. The strings
 // are not borrowed.
-type Observer interface{ Tried(t *Try) }
+type Observer interface {
+	// Tried is called for every try.
+	Tried(t *Try)
+	// RetryDenied is called for every retry the budget does not allow.
+	RetryDenied(upstream string)
+}
 
 // Proxy forwards a route's requests. It never changes and is safe for
 // concurrent use.

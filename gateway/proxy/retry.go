@@ -19,7 +19,9 @@ type RetrySettings struct {
 	Attempts int
 	On       RetryOn
 	// BudgetPercent bounds the retries at once to a share of the upstream's
-	// requests at once, but to no less than 3; 0: the breaker's MaxRetries does.
+	// requests at once, those to be retried included, but to no less than 3; 0:
+	// the breaker's MaxRetries does. What never reached an endpoint is not counted:
+	// trying another one is no more work for the upstream.
 	BudgetPercent int
 	// Backoff is the first pause; it doubles, with full jitter, up to 10 times
 	// itself. 0: none.
@@ -120,8 +122,10 @@ func (p *Proxy) takeRetry(up *upstream.Upstream) bool {
 	if p.settings.Retries.BudgetPercent == 0 {
 		return up.Breaker().TryRetry()
 	}
-	allowed := max(minRetries, up.Breaker().Requests()*int64(p.settings.Retries.BudgetPercent)/100)
-	if p.retrying.Add(1) > allowed {
+	n := p.retrying.Add(1)
+	// Those that wait for their retry are not with any endpoint now.
+	allowed := max(minRetries, (up.Breaker().Requests()+n)*int64(p.settings.Retries.BudgetPercent)/100)
+	if n > allowed {
 		p.retrying.Add(-1)
 		return false
 	}

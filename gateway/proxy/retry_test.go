@@ -196,6 +196,52 @@ func TestRetryBudget(t *testing.T) {
 	if retries < 3 || retries > 20 {
 		t.Errorf("%d retries", retries)
 	}
+	if n := int(g.denied.Load()); n != 40-retries {
+		t.Errorf("%d retries, %d denied", retries, n)
+	}
+}
+
+// What never reached an endpoint needs no budget to be sent to another.
+func TestUnsentRequestsNeedNoBudget(t *testing.T) {
+	up := newUpstream(t, upstream.Settings{}, refusing(t), answering(t, ok))
+	s := proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}}
+	s.Retries = proxy.RetrySettings{Attempts: 1, On: retryOn(t), BudgetPercent: 1, Backoff: 50 * time.Millisecond}
+	g := start(t, s)
+	var wg sync.WaitGroup
+	for range 40 {
+		wg.Go(func() {
+			if got := get(t, g.addr, "/"); !strings.HasPrefix(got, "HTTP/1.1 200") {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+	wg.Wait()
+	if n := g.denied.Load(); n != 0 {
+		t.Errorf("%d retries denied", n)
+	}
+}
+
+// With all of the budget, everything may be tried again at once, although
+// nothing is with an endpoint while it waits for that.
+func TestWholeBudgetAllowsEverything(t *testing.T) {
+	var n atomic.Int32
+	up := handle(t, func(w http.ResponseWriter, _ *http.Request) {
+		if n.Add(1) <= 20 {
+			w.WriteHeader(503)
+		}
+	})
+	s := proxy.Settings{Backends: backends(t, up)}
+	s.Retries = proxy.RetrySettings{Attempts: 20, On: retryOn(t, "503"), BudgetPercent: 100, Backoff: time.Millisecond}
+	g := start(t, s)
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if got := get(t, g.addr, "/"); !strings.HasPrefix(got, "HTTP/1.1 200") {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestPerTryAndRequestTimeouts(t *testing.T) {
