@@ -172,25 +172,25 @@ func (l *Listener) admit(h Handler, nc net.Conn) {
 		h.ServeConn(counted)
 		return
 	}
-	l.done.Go(func() { l.filter(h, counted, s.Filter) })
+	l.done.Go(func() { l.filter(h, nc, counted, s.Filter) })
 }
 
-func (l *Listener) filter(h Handler, nc net.Conn, filter func(net.Conn) (net.Conn, error)) {
+func (l *Listener) filter(h Handler, nc, counted net.Conn, filter func(net.Conn) (net.Conn, error)) {
 	l.mu.Lock()
 	l.waiting[nc] = struct{}{}
 	l.mu.Unlock()
 	select {
-	case <-l.stop: // Close has not seen it
+	case <-l.stop: // Close may not have seen it
 		_ = nc.Close()
 	default:
 	}
-	out, err := filter(nc)
+	out, err := filter(counted)
 	l.mu.Lock()
 	delete(l.waiting, nc)
 	l.mu.Unlock()
 	if err != nil {
 		l.filterFail.Add(1)
-		_ = nc.Close() // whatever is wrong with it, the filter has said
+		_ = counted.Close() // whatever is wrong with it, the filter has said
 		return
 	}
 	h.ServeConn(out)
