@@ -72,13 +72,19 @@ func (t *tries) Tried(x *proxy.Try) {
 	if x.Mirror {
 		o.m.Mirrored.Inc()
 	}
-	if x.Number > 1 {
+	switch {
+	case x.Hedge:
+		o.m.Hedges.Inc()
+	case x.Number > 1:
 		o.m.Retries.Inc()
 	}
 	if x.Endpoint != "" {
 		o.endpoint(x.Endpoint).Try(outcome(x), x.Status, x.Latency)
 	}
 }
+
+// RetryDenied implements proxy.Observer.
+func (t *tries) RetryDenied(upstream string) { t.c.observer(upstream).m.RetriesDenied.Inc() }
 
 func outcome(x *proxy.Try) metrics.Outcome {
 	switch x.Failure {

@@ -62,6 +62,8 @@ func (u *Upstream) probed(ctx context.Context, e *Endpoint, err error) {
 			e.health = up
 		}
 		if was == down && e.health == up {
+			// Probes saw it go and come back: whatever it was ejected for is over.
+			e.ejectedUntil = time.Time{}
 			u.comeBack(e, now)
 			events = append(events, u.event(EndpointUp, e.Address, "", now))
 		}

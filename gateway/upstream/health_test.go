@@ -97,6 +97,42 @@ func TestHealthThresholds(t *testing.T) {
 	})
 }
 
+// An endpoint that died and came back is used as soon as probes say so, however
+// long the requests that failed meanwhile had it ejected for.
+func TestComingBackEndsAnEjection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, r := newAnswers(), &recorder{}
+		u := probedBy(t, a, r, func(s *Settings) {
+			s.Algorithm, s.Outlier = RoundRobin, OutlierSettings{Enabled: true, BaseEjection: time.Hour}
+		})
+		defer u.Close(t.Context())
+		synctest.Wait()
+		for range 10 {
+			e, err := u.Pick(&PickRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			failure := NoFailure
+			if e.Address == first {
+				failure = FailedConnect
+			}
+			e.Done(Result{Failure: failure})
+		}
+		r.want(t, EndpointEjected)
+		time.Sleep(10 * time.Second) // probes that pass do not end it
+		r.want(t)
+		a.set(first, errIll)
+		time.Sleep(20 * time.Second)
+		r.want(t, EndpointDown)
+		a.set(first, nil)
+		time.Sleep(15 * time.Second)
+		r.want(t, EndpointUp)
+		if s := u.Status().Endpoints[0]; !s.Usable || !s.EjectedUntil.IsZero() {
+			t.Errorf("after it came back: %+v", s)
+		}
+	})
+}
+
 // The first result decides alone.
 func TestFirstProbeDecides(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -58,9 +58,9 @@ func (u *Upstream) comeBack(e *Endpoint, now time.Time) {
 }
 
 // sweep brings back endpoints whose ejection is over, and forgives earlier
-// ejections one by one. Only time ends an ejection: a probe that passes rarely
-// goes the way that failed (Envoy's successful_active_health_check_uneject_host
-// is off here).
+// ejections one by one. A probe that passes does not end an ejection, since it
+// rarely goes the way that failed (Envoy's successful_active_health_check_uneject_host
+// is off here), unless probes had taken the endpoint out as well.
 func (u *Upstream) sweep(now time.Time) {
 	var events []Event
 	u.mu.Lock()
