@@ -47,7 +47,7 @@ func (c *Conn) touch() {
 	now := m.now.Load()
 	if idle > 0 && idle < exact || limit > 0 && limit-now < exact {
 		now = m.precise()
-		at := earlier(now+idle, idle, limit)
+		at := earlier(now+idle+1, idle, limit)
 		c.setDeadline(at)
 		c.setTimer(time.Duration(at-now) * time.Millisecond)
 		return

@@ -55,12 +55,13 @@ func (m *Manager) Close() {
 // precise is the time in ms since start. It is never 0, which means no time.
 func (m *Manager) precise() int64 { return time.Since(m.start).Milliseconds() + 1 }
 
-// at is t in ms since start; 0 for no time.
+// at is t in ms since start, rounded up so that nothing ends early; 0 for no
+// time.
 func (m *Manager) at(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
 	}
-	return max(1, t.Sub(m.start).Milliseconds()+1)
+	return max(1, (t.Sub(m.start)+time.Millisecond-1).Milliseconds()+1)
 }
 
 // join finds or makes the gate of a limiter for p.
