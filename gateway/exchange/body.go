@@ -1,28 +1,26 @@
 package exchange
 
 import (
-	"bytes"
 	"errors"
 	"io"
+	"math"
 
 	"github.com/valyala/fasthttp"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
-// BufferRequest reads up to limit bytes of the request body and returns them;
-// whole says that this is all of it. The body stays in the request for whoever
-// comes next (the upstream, another plugin): afterwards ctx.Request holds the
-// bytes, or a stream that begins with them. The slice is borrowed and must not
-// be changed. Several plugins may call it; each gets at least what it asked for.
+// BufferRequest returns the first limit bytes of the request body, or all of it
+// if there are fewer; whole says that this is all of it. The body stays in the
+// request for whoever comes next (the upstream, another plugin), byte for byte.
+// The slice is borrowed and must not be changed.
 //
 // An error means that the client broke off, was too slow or sent bad framing;
 // it is a *reason.Reason or *reason.Refusal to be returned as it is.
 func BufferRequest(ctx *fasthttp.RequestCtx, limit int) (body []byte, whole bool, err error) {
 	req := &ctx.Request
 	if !req.IsBodyStream() {
-		b := req.Body()
-		return b, true, nil
+		return clip(req.Body(), limit)
 	}
 	stream := req.BodyStream()
 	// The front's own stream may have all of it at hand. The front is not
@@ -30,49 +28,83 @@ func BufferRequest(ctx *fasthttp.RequestCtx, limit int) (body []byte, whole bool
 	if w, ok := stream.(interface{ Whole() []byte }); ok {
 		if b := w.Whole(); b != nil {
 			req.SetBodyRaw(b)
-			return b, true, nil
-		}
-	}
-	if p, ok := stream.(*prefixed); ok {
-		if len(p.head) >= limit {
-			return p.head, false, nil
+			return clip(b, limit)
 		}
 	}
 	size := req.Header.ContentLength()
-	buf := make([]byte, 0, bufferSize(size, limit))
-	for len(buf) < limit {
+	begin, rest := ahead(stream)
+	if len(begin) > limit {
+		return begin[:limit:limit], false, nil
+	}
+	buf, ended, err := fill(begin, rest, size, limit)
+	switch {
+	case err != nil:
+		return nil, false, asRefusal(err)
+	case ended:
+		req.SetBodyRaw(buf)
+		return clip(buf, limit)
+	}
+	req.SetBodyStream(&prefixed{head: buf, rest: rest}, size)
+	b, _, _ := clip(buf, limit)
+	return b, false, nil
+}
+
+// clip returns what of a complete body is within limit.
+func clip(b []byte, limit int) (body []byte, whole bool, err error) {
+	if len(b) > limit {
+		return b[:limit:limit], false, nil
+	}
+	return b, true, nil
+}
+
+// firstBuffer is how much memory a body gets before any of it has come: what a
+// client announces costs it nothing.
+const firstBuffer = 16 << 10
+
+// fill reads a body that begins with begin until more than limit bytes are
+// there, or its end: ended says that it was seen. A body that is announced to be
+// longer is read to limit only. size is -1 where none is announced.
+func fill(begin []byte, rest io.Reader, size, limit int) (buf []byte, ended bool, err error) {
+	// One byte more than wanted tells a body of just that size from a longer one.
+	most := limit
+	if size <= limit && limit < math.MaxInt {
+		most++
+	}
+	first := min(most, max(firstBuffer, 2*len(begin)))
+	if size >= 0 {
+		first = min(first, max(size, len(begin))+1)
+	}
+	buf = append(make([]byte, 0, first), begin...)
+	for idle := 0; len(buf) < most; {
 		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
+			next := 4 * cap(buf)
+			if size >= 0 {
+				next = min(next, max(size, cap(buf))+1)
+			}
+			larger := make([]byte, len(buf), min(most, next))
+			copy(larger, buf)
+			buf = larger
 		}
-		room := buf[len(buf):min(cap(buf), limit)]
-		n, err := stream.Read(room)
+		n, err := rest.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
-		if err == io.EOF {
-			req.SetBodyRaw(buf)
+		switch {
+		case err == io.EOF:
 			return buf, true, nil
-		}
-		if err != nil {
-			return buf, false, asRefusal(err)
+		case err != nil:
+			return buf, false, err
+		case n > 0:
+			idle = 0
+		default:
+			if idle++; idle > maxIdleReads {
+				return buf, false, io.ErrNoProgress
+			}
 		}
 	}
-	if size >= 0 && size == len(buf) {
-		if _, err := stream.Read(make([]byte, 1)); err == io.EOF {
-			req.SetBodyRaw(buf)
-			return buf, true, nil
-		}
-	}
-	req.SetBodyStream(&prefixed{head: buf, rest: stream}, size)
 	return buf, false, nil
 }
 
-func bufferSize(size, limit int) int {
-	switch {
-	case size >= 0:
-		return min(size, limit)
-	default:
-		return min(4096, limit)
-	}
-}
+// maxIdleReads is how often in a row a stream may give nothing.
+const maxIdleReads = 100
 
 func asRefusal(err error) error {
 	var r *reason.Reason
@@ -102,35 +134,59 @@ func (p *prefixed) Read(b []byte) (int, error) {
 	return p.rest.Read(b)
 }
 
-// BufferReply reads up to limit bytes of the reply body and returns them;
-// whole says that this is all of it. The reply keeps its body, as with
-// BufferRequest. It must not be called for a reply whose exchange has Stream set.
+// seen is what is at hand, and where the rest comes from.
+func (p *prefixed) seen() (begin []byte, rest io.Reader) { return p.head[p.at:], p.rest }
+
+// ahead takes a stream apart that BufferRequest or BufferReply has made, so
+// that they do not pile up.
+func ahead(stream io.Reader) (begin []byte, rest io.Reader) {
+	if p, ok := stream.(interface{ seen() ([]byte, io.Reader) }); ok {
+		return p.seen()
+	}
+	return nil, stream
+}
+
+// BufferReply returns the first limit bytes of the reply body, or all of it if
+// there are fewer; whole says that this is all of it. The reply keeps its body,
+// as with BufferRequest. It must not be called for a reply whose exchange has
+// Stream set.
+//
+// An error means that the upstream broke off, or that the stream cannot be put
+// back: one with a Close but no `Hold(on bool)` must be within limit.
 func BufferReply(ctx *fasthttp.RequestCtx, limit int) (body []byte, whole bool, err error) {
 	resp := &ctx.Response
 	if !resp.IsBodyStream() {
-		return resp.Body(), true, nil
+		return clip(resp.Body(), limit)
 	}
 	stream := resp.BodyStream()
-	if p, ok := stream.(*prefixedReply); ok && len(p.head) >= limit {
-		return p.head, false, nil
+	begin, rest := ahead(stream)
+	if len(begin) > limit {
+		return begin[:limit:limit], false, nil
 	}
 	// A reply that breaks off while it is held can still become a refusal.
-	if h, ok := stream.(holder); ok {
+	h, holds := stream.(holder)
+	if holds {
 		h.Hold(true)
 		defer h.Hold(false)
 	}
 	size := resp.Header.ContentLength()
-	buf := bytes.NewBuffer(make([]byte, 0, bufferSize(size, limit)))
-	_, err = io.CopyN(buf, stream, int64(limit))
-	if err == io.EOF {
-		resp.SetBodyRaw(buf.Bytes()) // closes the stream
-		return buf.Bytes(), true, nil
+	buf, ended, err := fill(begin, rest, size, limit)
+	switch {
+	case err != nil:
+		return nil, false, asUpstreamFailure(err)
+	case ended:
+		if holds {
+			h.Hold(false)
+		}
+		resp.SetBodyRaw(buf) // closes the stream
+		return clip(buf, limit)
 	}
-	if err != nil {
-		return buf.Bytes(), false, asUpstreamFailure(err)
+	if _, closes := rest.(io.Closer); closes && !holds {
+		return nil, false, reason.Internal.Because("a reply stream of type %T is longer than %d bytes and cannot be put back", rest, limit)
 	}
-	detachReply(resp, &prefixedReply{prefixed{head: buf.Bytes(), rest: stream}, stream}, size)
-	return buf.Bytes(), false, nil
+	resp.SetBodyStream(&prefixedReply{prefixed{head: buf, rest: rest}}, size)
+	b, _, _ := clip(buf, limit)
+	return b, false, nil
 }
 
 // asUpstreamFailure keeps the reason that the proxy's stream gives.
@@ -142,39 +198,33 @@ func asUpstreamFailure(err error) error {
 	return reason.UpstreamReset.Wrap(err)
 }
 
-// detachReply replaces the reply's stream without closing the old one, which
-// the new one reads from and closes.
-func detachReply(resp *fasthttp.Response, s *prefixedReply, size int) {
-	if h, ok := s.stream.(holder); ok {
-		h.Hold(true)
-		resp.SetBodyStream(s, size)
-		h.Hold(false)
-		return
-	}
-	resp.SetBodyStream(s, size)
-}
-
 // holder is a reply stream that can ignore the Close that replacing it causes.
 // The proxy's streams are holders.
 type holder interface{ Hold(on bool) }
 
-func closeStream(s io.Reader) {
-	if c, ok := s.(io.Closer); ok {
-		_ = c.Close() // the stream was read to its end: there is nothing left to fail
-	}
-}
-
-type prefixedReply struct {
-	prefixed
-	stream io.Reader
-}
+// prefixedReply is prefixed for a reply, whose streams are closed.
+type prefixedReply struct{ prefixed }
 
 // Close closes the stream that the rest comes from.
-func (p *prefixedReply) Close() error { closeStream(p.stream); return nil }
+func (p *prefixedReply) Close() error {
+	if c, ok := p.rest.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
 
 // Hold passes on to the stream below.
 func (p *prefixedReply) Hold(on bool) {
-	if h, ok := p.stream.(holder); ok {
+	if h, ok := p.rest.(holder); ok {
 		h.Hold(on)
 	}
+}
+
+// BufferedNow is how many bytes Read returns without waiting.
+func (p *prefixedReply) BufferedNow() int {
+	n := len(p.head) - p.at
+	if b, ok := p.rest.(interface{ BufferedNow() int }); ok {
+		n += b.BufferedNow()
+	}
+	return n
 }

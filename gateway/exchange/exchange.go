@@ -154,6 +154,9 @@ var key any = keyType{}
 
 var pool = sync.Pool{New: func() any { return new(Exchange) }}
 
+// maxScratch keeps one long request target from holding memory for ever.
+const maxScratch = 16 << 10
+
 // Acquire takes an exchange from the pool and attaches it to ctx. It ends, and
 // o.Finish is called, when ctx is reset after the reply or the tunnel.
 func Acquire(ctx *fasthttp.RequestCtx, f Front, o Owner) *Exchange {
@@ -182,7 +185,11 @@ func (e *Exchange) Close() error {
 	if e.owner != nil {
 		e.owner.Finish(e)
 	}
-	*e = Exchange{Scratch: e.Scratch[:0]}
+	scratch := e.Scratch[:0]
+	if cap(scratch) > maxScratch {
+		scratch = nil
+	}
+	*e = Exchange{Scratch: scratch}
 	pool.Put(e)
 	return nil
 }

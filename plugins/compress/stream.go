@@ -16,6 +16,7 @@ type stream struct {
 	from   io.Reader
 	coding *coding
 	w      *worker // nil once over
+	held   bool    // Close is ignored
 	err    error   // from from; told when what came before it has been read
 }
 
@@ -76,8 +77,9 @@ func (s *stream) BufferedNow() int {
 	return s.w.out.Len()
 }
 
-// Hold lets the stream be wrapped again.
+// Hold lets the stream be wrapped again: Close is ignored meanwhile.
 func (s *stream) Hold(on bool) {
+	s.held = on
 	if h, ok := s.from.(interface{ Hold(on bool) }); ok {
 		h.Hold(on)
 	}
@@ -85,6 +87,9 @@ func (s *stream) Hold(on bool) {
 
 // Close implements io.Closer.
 func (s *stream) Close() error {
+	if s.held {
+		return nil
+	}
 	s.release()
 	if c, ok := s.from.(io.Closer); ok {
 		return c.Close()
