@@ -2,22 +2,16 @@ package proxy_test
 
 import (
 	"bufio"
-	"bytes"
-	"crypto/sha256"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/gofiber/fiber/v2"
-
-	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxy"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
@@ -105,31 +99,6 @@ func TestTrailersBothWays(t *testing.T) {
 		if !strings.Contains(rest, want) {
 			t.Errorf("%q is missing in %q", want, rest)
 		}
-	}
-}
-
-// A plugin that reads a chunked body does not cost its trailers.
-func TestTrailersOfABufferedBody(t *testing.T) {
-	seen := make(chan string, 1)
-	up := handle(t, func(_ http.ResponseWriter, r *http.Request) {
-		b, _ := io.ReadAll(r.Body)
-		seen <- string(b) + " " + r.Trailer.Get("X-Up")
-	})
-	p, err := proxy.New(proxy.Settings{Route: "test", Backends: backends(t, up)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &gateway{ended: make(chan struct{}, 1)}
-	g.serve(t, func(c *fiber.Ctx) error {
-		if _, whole, err := exchange.BufferRequest(c.Context(), 1<<10); err != nil || !whole {
-			t.Errorf("whole %v, %v", whole, err)
-		}
-		return c.Next()
-	}, p.Handle)
-	_, r := dial(t, g.addr, "POST / HTTP/1.1\r\nHost: a.test\r\nTrailer: X-Up\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Up: 41\r\n\r\n")
-	readHead(r)
-	if got := <-seen; got != "abc 41" {
-		t.Errorf("upstream saw %q", got)
 	}
 }
 
@@ -258,168 +227,5 @@ func TestClientGoneCancelsTheUpstream(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// pattern is n bytes that are cheap to make and to check.
-type pattern struct{ n, at int64 }
-
-func (p *pattern) Read(b []byte) (int, error) {
-	if p.at == p.n {
-		return 0, io.EOF
-	}
-	if int64(len(b)) > p.n-p.at {
-		b = b[:p.n-p.at]
-	}
-	for i := range b {
-		b[i] = byte((p.at + int64(i)) * 31 >> 3)
-	}
-	p.at += int64(len(b))
-	return len(b), nil
-}
-
-// testLarge sends size bytes up and gets as many back.
-func testLarge(t *testing.T, size int64) {
-	sum := func(r io.Reader) string {
-		h := sha256.New()
-		n, err := io.Copy(h, r)
-		return fmt.Sprintf("%x %d %v", h.Sum(nil), n, err)
-	}
-	want := sum(&pattern{n: size})
-	up := handle(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == "PUT" {
-			fmt.Fprint(w, sum(r.Body))
-			return
-		}
-		if r.URL.Path == "/length" {
-			w.Header().Set("Content-Length", fmt.Sprint(size))
-		}
-		io.Copy(w, &pattern{n: size})
-	})
-	g := start(t, proxy.Settings{Retries: proxy.RetrySettings{Attempts: 1, BufferBody: 64 << 10}}, up)
-	c := client(t)
-	var peak uint64
-	stop := make(chan struct{})
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		var m runtime.MemStats
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(20 * time.Millisecond):
-				runtime.ReadMemStats(&m)
-				peak = max(peak, m.HeapInuse)
-			}
-		}
-	}()
-	for _, length := range []int64{size, -1} {
-		req, _ := http.NewRequest("PUT", "http://"+g.addr+"/", io.MultiReader(&pattern{n: size}))
-		req.ContentLength = length
-		resp, err := c.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, _ := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if string(b) != want {
-			t.Fatalf("upload: %s, want %s", b, want)
-		}
-	}
-	for _, path := range []string{"/length", "/chunked"} {
-		resp, err := c.Get("http://" + g.addr + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := sum(resp.Body); got != want {
-			t.Fatalf("download: %s, want %s", got, want)
-		}
-		resp.Body.Close()
-	}
-	close(stop)
-	<-watched
-	if peak > 64<<20 {
-		t.Errorf("%d MiB of heap for streaming", peak>>20)
-	}
-}
-
-func TestLargeBodiesInConstantMemory(t *testing.T) {
-	if raceEnabled {
-		testLarge(t, 32<<20)
-		return
-	}
-	testLarge(t, 256<<20)
-}
-
-// A reply that a plugin holds and that breaks off becomes a refusal; one that
-// nobody holds is cut. What is over cannot be read by who kept it.
-func TestBufferedReplyThatBreaksOff(t *testing.T) {
-	up := raw(t, func(_ int, c net.Conn, r *bufio.Reader) {
-		readHead(r)
-		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")
-	})
-	p, err := proxy.New(proxy.Settings{Route: "test", Backends: backends(t, up)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &gateway{ended: make(chan struct{}, 1)}
-	g.serve(t, func(c *fiber.Ctx) error {
-		if err := c.Next(); err != nil {
-			return err
-		}
-		_, _, err := exchange.BufferReply(c.Context(), 1<<10)
-		return err
-	}, p.Handle)
-	if got := get(t, g.addr, "/"); !strings.HasPrefix(got, "HTTP/1.1 502") {
-		t.Errorf("got %q", got)
-	}
-	if f := g.await(t, 1); f.refusal == nil || f.refusal.Reason != reason.UpstreamReset {
-		t.Errorf("refusal %v", f.refusal)
-	}
-}
-
-func TestReplyReadBehindTheRequestsBack(t *testing.T) {
-	up := handle(t, func(w http.ResponseWriter, r *http.Request) {
-		w.Write(bytes.Repeat([]byte("x"), 1<<20))
-	})
-	p, err := proxy.New(proxy.Settings{Route: "test", Backends: backends(t, up)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	kept := make(chan io.Reader, 1)
-	g := &gateway{ended: make(chan struct{}, 1)}
-	g.serve(t, func(c *fiber.Ctx) error {
-		err := c.Next()
-		kept <- c.Response().BodyStream()
-		return err
-	}, p.Handle)
-	if got := get(t, g.addr, "/"); len(got) < 1<<20 {
-		t.Fatalf("%d bytes", len(got))
-	}
-	g.await(t, 1)
-	if n, err := (<-kept).Read(make([]byte, 10)); n != 0 || err == nil {
-		t.Errorf("read %d bytes of a reply that is over, %v", n, err)
-	}
-}
-
-func TestPluginDropsTheReply(t *testing.T) {
-	up := handle(t, func(w http.ResponseWriter, r *http.Request) { w.Write(bytes.Repeat([]byte("x"), 1<<20)) })
-	p, err := proxy.New(proxy.Settings{Route: "test", Backends: backends(t, up)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &gateway{ended: make(chan struct{}, 1)}
-	g.serve(t, func(c *fiber.Ctx) error {
-		if err := c.Next(); err != nil {
-			return err
-		}
-		c.Response().SetBodyString("mine")
-		return nil
-	}, p.Handle)
-	for range 3 {
-		if got := get(t, g.addr, "/"); !strings.HasSuffix(got, "\r\n\r\nmine") {
-			t.Fatalf("got %q", got)
-		}
 	}
 }

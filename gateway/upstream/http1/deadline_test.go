@@ -1,0 +1,164 @@
+package http1_test
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
+)
+
+// gone is a Watcher whose client goes away when told so.
+type gone struct {
+	mu sync.Mutex
+	a  exchange.Aborter
+}
+
+func (g *gone) OnGone(a exchange.Aborter) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.a = a
+}
+
+func (g *gone) leave() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.a == nil {
+		return false
+	}
+	g.a.Abort()
+	g.a = nil
+	return true
+}
+
+func TestAbort(t *testing.T) {
+	both(t, func(t *testing.T, s http1.Settings) {
+		p := newPool(t, s, server(t, func(_ int, _ net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) }))
+		best := time.Hour
+		for range 5 {
+			g := &gone{}
+			call := newCall()
+			call.Watch = g
+			ended := make(chan error, 1)
+			go func() {
+				_, _, err := do(p, call)
+				ended <- err
+			}()
+			time.Sleep(20 * time.Millisecond)
+			began := time.Now()
+			if !g.leave() {
+				t.Fatal("nobody to tell")
+			}
+			err := <-ended
+			best = min(best, time.Since(began))
+			if f := failure(t, err); f.Reason != reason.ClientGone {
+				t.Fatalf("%+v", f)
+			}
+		}
+		t.Logf("seen after %v", best)
+		if best > 5*time.Millisecond { // about 50 µs on a quiet machine
+			t.Errorf("an abort took %v at best", best)
+		}
+	})
+}
+
+// blackhole is an address that takes connections only into its queue; the
+// dialer below never comes back by itself.
+func TestAbortWhileConnecting(t *testing.T) {
+	s := http1.Settings{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	p := newPool(t, s, "192.0.2.1:1")
+	g := &gone{}
+	call := newCall()
+	call.Watch = g
+	ended := make(chan error, 1)
+	go func() {
+		_, err := p.Get(call, false)
+		ended <- err
+	}()
+	waitFor(t, "the dial to begin", g.leave)
+	if f := failure(t, <-ended); f.Reason != reason.ClientGone || !f.Unsent {
+		t.Errorf("%+v", f)
+	}
+	call = newCall()
+	call.Deadline = time.Now().Add(20 * time.Millisecond)
+	_, err := p.Get(call, false)
+	if f := failure(t, err); f.Reason != reason.UpstreamTimeout {
+		t.Errorf("%+v", f)
+	}
+	s.DialTimeout = 20 * time.Millisecond
+	_, err = newPool(t, s, "192.0.2.1:1").Get(newCall(), false)
+	if f := failure(t, err); f.Reason != reason.UpstreamConnect || !f.Unsent {
+		t.Errorf("%+v", f)
+	}
+}
+
+func TestTimeouts(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		deadline time.Duration
+		idle     time.Duration
+		want     time.Duration
+	}{
+		{"short deadline", 50 * time.Millisecond, time.Minute, 50 * time.Millisecond},
+		{"long deadline", 1200 * time.Millisecond, 0, 1200 * time.Millisecond},
+		{"short idle", 0, 50 * time.Millisecond, 50 * time.Millisecond},
+		{"long idle", time.Minute, 1200 * time.Millisecond, 1200 * time.Millisecond},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			both(t, func(t *testing.T, s http1.Settings) {
+				p := newPool(t, s, server(t, func(_ int, _ net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) }))
+				call := newCall()
+				call.Idle = tc.idle
+				began := time.Now()
+				if tc.deadline > 0 {
+					call.Deadline = began.Add(tc.deadline)
+				}
+				_, _, err := do(p, call)
+				took := time.Since(began)
+				if f := failure(t, err); f.Reason != reason.UpstreamTimeout {
+					t.Fatalf("%+v", f)
+				}
+				if took < tc.want-5*time.Millisecond || took > tc.want+2*time.Second {
+					t.Errorf("after %v", took)
+				}
+			})
+		})
+	}
+}
+
+// A reply that keeps coming is not idle, and a deadline of an earlier request
+// never hits a later one on the same connection.
+func TestDeadlinesOfOneRequestOnly(t *testing.T) {
+	p := newPool(t, http1.Settings{}, server(t, func(_ int, c net.Conn, r *bufio.Reader) {
+		for readHead(r) {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+			for range 5 {
+				time.Sleep(20 * time.Millisecond)
+				io.WriteString(c, "x")
+			}
+		}
+	}))
+	for i := range 5 {
+		call := newCall()
+		call.Idle = 90 * time.Millisecond
+		if i%2 == 0 {
+			call.Deadline = time.Now().Add(500 * time.Millisecond)
+		}
+		if body, _, err := do(p, call); err != nil || body != "xxxxx" {
+			t.Fatalf("request %d: %q, %v", i, body, err)
+		}
+	}
+	if s := p.Stats(); s.Open != 1 {
+		t.Errorf("%+v", s)
+	}
+}
