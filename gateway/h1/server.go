@@ -55,6 +55,10 @@ func (s *Server) Update(settings Settings) { s.settings.Store(&settings) }
 // ServeConn serves nc, which it owns from now on, and returns at once. After
 // Shutdown or Close it closes nc.
 func (s *Server) ServeConn(nc net.Conn) {
+	if s.closing.Load() {
+		_ = nc.Close() // nobody waits for it
+		return
+	}
 	s.start.Do(func() {
 		s.setTime(time.Now())
 		s.sweeping.Go(s.sweep)
@@ -62,7 +66,7 @@ func (s *Server) ServeConn(nc net.Conn) {
 	s.open.Add(1)
 	c := newConn(s, nc)
 	s.add(c)
-	if s.closing.Load() {
+	if s.closing.Load() { // since: Shutdown may have missed it
 		c.finish()
 		return
 	}
