@@ -189,7 +189,7 @@ var docs = map[string]string{
 	"config.Sticky.TTL":                           "How long the client keeps it; 0s: until its browser is closed.",
 	"config.Timeouts":                             "Timeouts of a route. 0s means none.",
 	"config.Timeouts.Idle":                        "Between two bytes of a reply, a stream or a tunnel.",
-	"config.Timeouts.Request":                     "From the end of the request head to the end of the reply; not for streams.",
+	"config.Timeouts.Request":                     "How long the reply may take to begin, over all tries, from when the request has come whole. Uploads and downloads may take any time as long as they keep coming.",
 	"config.Tracing":                              "Where spans go.",
 	"config.Tracing.OTLP":                         "OTLP collector: http://HOST:4318 (HTTP), grpc://HOST:4317 (gRPC) or their TLS forms https:// and grpcs://. Empty: no spans; trace headers still pass.",
 	"config.Tracing.Sample":                       "Share of new traces to sample, 0 to 1. A caller's decision is kept.",

@@ -147,7 +147,7 @@ type RegexRewrite struct {
 
 // Timeouts of a route. 0s means none.
 type Timeouts struct {
-	// From the end of the request head to the end of the reply; not for streams.
+	// How long the reply may take to begin, over all tries, from when the request has come whole. Uploads and downloads may take any time as long as they keep coming.
 	Request unit.Duration `yaml:"request" default:"60s"`
 	// Between two bytes of a reply, a stream or a tunnel.
 	Idle unit.Duration `yaml:"idle" default:"5m"`

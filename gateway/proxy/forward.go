@@ -83,6 +83,7 @@ func (f *forward) run() (kept bool, err error) {
 	}
 	f.takeBody()
 	f.first = time.Now()
+	f.bound(f.first)
 	hedge := p.settings.Hedge > 0 && f.again && !f.body.some
 	for {
 		l := &f.leg
@@ -104,6 +105,13 @@ func (f *forward) run() (kept bool, err error) {
 		if err := p.backOff(f.e, f.tries); err != nil {
 			return false, err
 		}
+	}
+}
+
+// bound sets the request's deadline once its body is at hand.
+func (f *forward) bound(now time.Time) {
+	if d := f.proxy.settings.Timeouts.Request; d > 0 && f.body.stream == nil && f.e.Deadline.IsZero() {
+		f.e.Deadline = now.Add(d)
 	}
 }
 
@@ -165,6 +173,7 @@ func (f *forward) rewind(unsent, read bool) bool {
 	// What was read is all there is.
 	f.body.bytes, f.body.stream = f.tee.kept, nil
 	f.body.length = int64(len(f.tee.kept))
+	f.bound(time.Now())
 	return true
 }
 

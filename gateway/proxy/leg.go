@@ -67,7 +67,9 @@ func (f *forward) prepare(l *leg) {
 		NoBody:   f.ctx.IsHead(),
 		Deadline: f.e.Deadline, Idle: s.Timeouts.Idle,
 	}
-	if d := s.Timeouts.PerTry; d > 0 {
+	if f.body.stream != nil {
+		c.Deadline, c.Answer = time.Time{}, shorter(s.Timeouts.Request, s.Timeouts.PerTry)
+	} else if d := s.Timeouts.PerTry; d > 0 {
 		if by := l.began.Add(d); c.Deadline.IsZero() || by.Before(c.Deadline) {
 			c.Deadline = by
 		}
@@ -90,6 +92,14 @@ func (f *forward) prepare(l *leg) {
 		c.Body = b.bytes
 	}
 	c.Head = l.head
+}
+
+// shorter is the shorter of two times of which 0 means none.
+func shorter(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // trailers reports that a body at hand has trailers and so must be chunked.

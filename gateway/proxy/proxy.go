@@ -53,8 +53,9 @@ type Backend struct {
 
 // Timeouts of a route; zero means none.
 type Timeouts struct {
-	// Request is from the exchange's Start to the end of the reply, but not
-	// for streams.
+	// Request is how long the reply's head may take, over all tries, from when
+	// the request has come and been sent whole. Bodies in either direction may
+	// take any time as long as they keep coming (Idle).
 	Request time.Duration
 	// Idle is between two bytes of a reply, a stream or a tunnel.
 	Idle time.Duration
@@ -203,9 +204,6 @@ func (p *Proxy) Handle(c *fiber.Ctx) error {
 		if err := p.settings.Fault.apply(e); err != nil {
 			return err
 		}
-	}
-	if e.Deadline.IsZero() && p.settings.Timeouts.Request > 0 {
-		e.Deadline = e.Start.Add(p.settings.Timeouts.Request)
 	}
 	f := p.forwards.Get().(*forward)
 	f.ctx, f.e = ctx, e

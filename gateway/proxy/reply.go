@@ -34,7 +34,6 @@ func (f *forward) deliver(l *leg) (kept bool, err error) {
 	}
 	if isStream(out.Header.ContentType()) {
 		f.e.Stream = true
-		l.conn.Unbounded()
 	}
 	if l.conn.Complete() {
 		// HEAD tells the length of what a GET would bring.
@@ -48,6 +47,7 @@ func (f *forward) deliver(l *leg) (kept bool, err error) {
 		out.SetBody(b)
 		return false, f.release(l)
 	}
+	l.conn.Unbounded()
 	s := &stream{f: f, l: l}
 	f.e.Hold(s, 0)
 	out.SetBodyStream(s, int(l.conn.Length()))

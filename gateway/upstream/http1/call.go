@@ -42,9 +42,13 @@ type Call struct {
 	// Upgrade says that the request asks for another protocol, so that 101 is
 	// a reply.
 	Upgrade bool
-	// Deadline ends the try, Idle a pause in either direction; zero means none.
+	// Deadline ends the waiting for the reply's head; zero means none.
 	Deadline time.Time
-	Idle     time.Duration
+	// Answer does so this long after Stream has been sent whole: an upload may
+	// take its time. 0 means none.
+	Answer time.Duration
+	// Idle ends a pause in either direction; 0 means none.
+	Idle time.Duration
 }
 
 // Failure is why a call came to nothing, or its reply broke off.
@@ -93,6 +97,7 @@ func (c *Conn) Do(call *Call) error {
 	c.err, c.writeErr, c.refused = nil, nil, nil
 	c.untilClose, c.complete = false, false
 	c.upload.allRead.Store(false)
+	c.answered.Store(false)
 	c.limit.Store(c.pool.manager.at(call.Deadline))
 	c.idle.Store(call.Idle.Milliseconds())
 	c.touch()

@@ -29,6 +29,7 @@ type Conn struct {
 	examineAt  int64        // the manager's goroutine's own
 
 	// See deadline.go.
+	answered    atomic.Bool // the reply's head has come
 	deadline    atomic.Int64
 	limit, idle atomic.Int64
 	timerMu     sync.Mutex // guards timer

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
@@ -191,9 +192,20 @@ func (c *Conn) Adopt(w Watcher) {
 	w.OnGone(c)
 }
 
-// Unbounded takes the deadline back for a reply that may go on for ever; the
-// idle timeout stays.
+// awaitAnswer sets the deadline for the reply's head, unless that has come.
+// The upload's goroutine calls it.
+func (c *Conn) awaitAnswer(d time.Duration) {
+	c.limit.Store(c.pool.manager.precise() + d.Milliseconds())
+	if c.answered.Load() {
+		c.limit.Store(0)
+	}
+	c.touch()
+}
+
+// Unbounded takes the deadline back for a reply whose body may go on for as
+// long as it comes; the idle timeout stays.
 func (c *Conn) Unbounded() {
+	c.answered.Store(true)
 	c.limit.Store(0)
 	c.setDeadline(stateNone)
 	c.touch()

@@ -35,6 +35,8 @@ func (c *Conn) runUpload() {
 	if u.readErr != nil {
 		// A body that broke off must never look complete to the endpoint.
 		c.kill(stateCut)
+	} else if u.writeErr == nil && c.call.Stream != nil && c.call.Answer > 0 {
+		c.awaitAnswer(c.call.Answer)
 	}
 	u.done <- struct{}{}
 }
