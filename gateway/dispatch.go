@@ -7,26 +7,27 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/pipeline"
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxy"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/route"
 	"github.com/gatehouse-proxy/gatehouse/gateway/target"
 )
 
-// refuse is the route of a request that was refused before one was chosen.
-var refuse = &exchange.Route{
-	Chain: []fiber.Handler{func(c *fiber.Ctx) error { return exchange.From(c).Refusal }},
-	Steps: []string{"dispatch"},
-}
+// refused is the route of a request that was refused before one was chosen.
+var refused = &exchange.Route{}
 
 // serve is a request's way in: it works out what the request is, chooses its
 // route and runs the chain. The reply is in ctx when it returns.
 func (d *door) serve(ctx *fasthttp.RequestCtx, f exchange.Front) {
 	b := d.acquire()
+	if b == nil {
+		f.Cut() // the gateway was closed under a connection that did not end in time
+		return
+	}
 	g := d.gateway
 	g.settings.Metrics.InFlight.Inc()
 	e := exchange.Acquire(ctx, f, b)
@@ -38,7 +39,7 @@ func (d *door) serve(ctx *fasthttp.RequestCtx, f exchange.Front) {
 	}
 	l := b.listener
 	if l == nil { // the listener has gone and this connection is told so
-		g.run1(ctx, e, reason.Draining)
+		refuse(ctx, e, reason.Draining)
 		ctx.Response.SetConnectionClose()
 		return
 	}
@@ -48,7 +49,7 @@ func (d *door) serve(ctx *fasthttp.RequestCtx, f exchange.Front) {
 		e.Client, e.Scheme = l.Trust.Origin(e.Client, e.Scheme, &ctx.Request.Header)
 	}
 	if why := locate(ctx, e, l.Rules); why != nil {
-		g.run1(ctx, e, why)
+		refuse(ctx, e, why)
 		return
 	}
 	e.Route = l.NoRoute
@@ -63,37 +64,45 @@ func (d *door) serve(ctx *fasthttp.RequestCtx, f exchange.Front) {
 	g.run(ctx)
 }
 
-// run1 answers with a refusal that no plugin sees.
-func (g *Gateway) run1(ctx *fasthttp.RequestCtx, e *exchange.Exchange, why *reason.Reason) {
-	e.Refusal = &reason.Refusal{Reason: why}
-	e.Route = refuse
-	g.run(ctx)
+// refuse answers a request that gets into no chain.
+func refuse(ctx *fasthttp.RequestCtx, e *exchange.Exchange, why *reason.Reason) {
+	e.Route, e.RefusedBy = refused, "dispatch"
+	pipeline.Refuse(ctx, e, why)
 }
 
-// locate computes host, path and query once, for everybody. What cannot be
-// used in place is built in the exchange's scratch memory.
+// locate computes host, path and query once, for everybody. They are kept in
+// the exchange's scratch memory: whatever a plugin does to the raw request, it
+// was routed and is forwarded by these.
 func locate(ctx *fasthttp.RequestCtx, e *exchange.Exchange, rules target.Rules) *reason.Reason {
-	uri := ctx.Request.Header.RequestURI()
-	path, query := uri, []byte(nil)
-	if i := bytes.IndexByte(uri, '?'); i >= 0 {
-		path, query = uri[:i], uri[i+1:]
-	}
-	host := ctx.Request.Header.Host()
-	if need := len(host) + 3*len(path); cap(e.Scratch) < need {
+	h := &ctx.Request.Header
+	host := h.Host()
+	path, query, _ := bytes.Cut(h.RequestURI(), []byte{'?'})
+	longest := 3 * len(path) // every byte as an escape
+	if need := len(host) + longest + len(query); cap(e.Scratch) < need {
 		e.Scratch = make([]byte, 0, max(need, 256))
+	} else {
+		e.Scratch = e.Scratch[:0]
 	}
-	e.Scratch = e.Scratch[:len(host)+3*len(path)]
-	name, _ := target.Host(e.Scratch[:0], host)
-	e.Host = borrow(name)
-	e.Query = borrow(query)
-	if len(path) == 1 && path[0] == '*' {
-		e.Path = "*"
-		return nil
+	mem := e.Scratch[:len(host)+longest+len(query)]
+	e.Scratch = mem
+	forHost, mem := mem[:len(host):len(host)], mem[len(host):]
+	forPath, forQuery := mem[:longest:longest], mem[longest:]
+
+	name, _ := target.Host(forHost[:0], host)
+	e.Host = keep(forHost, name)
+	e.Query = keep(forQuery, query)
+	clean, why := target.Normalize(forPath[:0], path, rules)
+	if e.Path = keep(forPath, clean); why != nil {
+		return why
 	}
-	clean, why := target.Normalize(e.Scratch[len(host):len(host)], path, rules)
-	e.Path = borrow(clean)
-	return why
+	if !pipeline.KnowsMethod(ctx.Method()) {
+		return reason.MethodRefused
+	}
+	return nil
 }
+
+// keep copies b into mem, where it may be already.
+func keep(mem, b []byte) string { return borrow(mem[:copy(mem, b)]) }
 
 // borrow makes a string of bytes that live as long as the request.
 func borrow(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -45,9 +45,10 @@ type Gateway struct {
 	run      fasthttp.RequestHandler
 	current  atomic.Pointer[snapshot.Snapshot]
 
-	mu       sync.Mutex       // guards doors, draining
-	doors    map[string]*door // by address
+	mu       sync.Mutex       // guards doors, draining, drained
+	doors    map[string]*door // by key in snapshot.Listeners
 	draining []*door          // after Drain
+	drained  bool             // Drain was called
 	leaving  sync.WaitGroup   // doors that are going
 	released atomic.Bool      // the last snapshot
 }
@@ -55,7 +56,7 @@ type Gateway struct {
 // door is one address traffic enters by: its socket and its protocol front.
 type door struct {
 	gateway *Gateway
-	address string
+	address string // its key in snapshot.Listeners
 	socket  *listener.Listener
 	h1      *h1.Server
 	last    atomic.Pointer[binding]
@@ -74,18 +75,23 @@ func New(s Settings) *Gateway {
 	g := &Gateway{settings: s, doors: map[string]*door{}}
 	g.run = pipeline.New(func(e *exchange.Exchange, v any, stack []byte) {
 		s.Log.Error("a plugin panicked; the request was answered with 500",
-			"route", e.Route.Name, "request_id", e.RequestID, "panic", fmt.Sprint(v), "stack", string(stack))
+			"route", e.Route.Name, "plugin", e.RefusedBy, "request_id", e.RequestID, "panic", fmt.Sprint(v), "stack", string(stack))
 	})
 	return g
 }
 
+var errDrained = errors.New("the gateway is shutting down")
+
 // Swap makes next current. New sockets are bound first: if one cannot be, the
 // error names it, nothing has changed and next still belongs to the caller.
 // Addresses that stay keep their sockets and connections; those that go stop
-// accepting and drain for as long as drain says.
+// accepting and drain for as long as drain says. After Drain it fails.
 func (g *Gateway) Swap(ctx context.Context, next *snapshot.Snapshot, drain time.Duration) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.drained {
+		return errDrained
+	}
 	fresh, err := g.bind(ctx, next)
 	if err != nil {
 		return err
@@ -225,6 +231,7 @@ func (g *Gateway) Drain(ctx context.Context) error {
 		left = time.Until(at)
 	}
 	g.mu.Lock()
+	g.drained = true
 	for address, d := range g.doors {
 		delete(g.doors, address)
 		g.draining = append(g.draining, d)
@@ -254,11 +261,15 @@ func (g *Gateway) Connections() (open, idle, tunnels int) {
 	return open, idle, tunnels
 }
 
-// acquire takes a reference to the current snapshot and what it says of this door.
+// acquire takes a reference to the current snapshot and what it says of this
+// door. It is nil once the last snapshot has been released.
 func (d *door) acquire() *binding {
 	for {
 		s := d.gateway.current.Load()
 		if !s.TryRef() {
+			if d.gateway.current.Load() == s {
+				return nil
+			}
 			continue // retired between the two: there is a newer one
 		}
 		b := d.last.Load()

@@ -2,7 +2,9 @@ package compile
 
 import (
 	"maps"
+	"net"
 	"slices"
+	"strings"
 
 	"github.com/gofiber/fiber/v2"
 
@@ -31,7 +33,7 @@ func (b *build) listeners(routes map[string]*compiled) map[string]*snapshot.List
 			b.problems.Add("routes", "%v", err)
 			continue
 		}
-		out[c.Address] = &snapshot.Listener{
+		out[listenerKey(name, c.Address)] = &snapshot.Listener{
 			Name: name, Address: c.Address, Routes: table, NoRoute: routes[""].route,
 			Rules: target.Rules{
 				KeepEncodedSlashes: c.Path.EncodedSlashes == "keep", MergeSlashes: c.Path.MergeSlashes,
@@ -48,6 +50,15 @@ func (b *build) listeners(routes map[string]*compiled) map[string]*snapshot.List
 		}
 	}
 	return out
+}
+
+// listenerKey is the address, so that renaming a listener keeps its socket. Of
+// port 0 there may be several.
+func listenerKey(name, address string) string {
+	if _, port, err := net.SplitHostPort(address); err == nil && strings.Trim(port, "0") == "" {
+		return address + " " + name
+	}
+	return address
 }
 
 var addressSources = map[string]target.Source{

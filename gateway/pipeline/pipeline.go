@@ -33,9 +33,22 @@ var Methods = []string{
 	"VERSION-CONTROL",
 }
 
+var isMethod = func() map[string]bool {
+	m := make(map[string]bool, len(Methods))
+	for _, name := range Methods {
+		m[name] = true
+	}
+	return m
+}()
+
+// KnowsMethod reports whether m is one of Methods. A request with another one
+// must not get into the pipeline: Fiber would answer it before any handler.
+func KnowsMethod(m []byte) bool { return isMethod[string(m)] }
+
 // New returns the handler that runs the chain of the exchange attached to a
 // request: exchange.Acquire must have been called and Route be set, or Refusal.
-// onPanic is told of a panic in a plugin; it must not keep the stack.
+// onPanic is told of a panic in a plugin, which e.RefusedBy names; it must not
+// keep the stack. It may be nil.
 func New(onPanic func(e *exchange.Exchange, value any, stack []byte)) fasthttp.RequestHandler {
 	app := fiber.New(fiber.Config{
 		CaseSensitive: true, StrictRouting: true, StreamRequestBody: true,
@@ -44,7 +57,7 @@ func New(onPanic func(e *exchange.Exchange, value any, stack []byte)) fasthttp.R
 		DisableHeaderNormalizing: false,
 		RequestMethods:           Methods,
 		ErrorHandler: func(c *fiber.Ctx, err error) error {
-			Refuse(c, exchange.From(c), err)
+			Refuse(c.Context(), exchange.From(c), err)
 			return nil
 		},
 	})
@@ -85,7 +98,7 @@ func step(c *fiber.Ctx) error {
 	e.Step(-1)
 	if err != nil {
 		e.RefusedBy = e.Route.Steps[at]
-		Refuse(c, e, err)
+		Refuse(c.Context(), e, err)
 	}
 	return nil
 }
@@ -121,6 +134,9 @@ func panicked(ctx *fasthttp.RequestCtx, v any, onPanic func(*exchange.Exchange, 
 	e := exchange.FromRequest(ctx)
 	if e == nil {
 		panic(v)
+	}
+	if at := min(e.Step(0), len(e.Route.Steps)) - 1; at >= 0 {
+		e.RefusedBy = e.Route.Steps[at] // the innermost that had not returned
 	}
 	if onPanic != nil {
 		onPanic(e, v, debug.Stack())

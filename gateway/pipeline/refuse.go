@@ -5,6 +5,7 @@ import (
 	"errors"
 	"html"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
@@ -18,29 +19,37 @@ import (
 // ID. Headers that plugins have set so far (Retry-After, WWW-Authenticate, …)
 // stay; what an upstream has answered is dropped whole. The cause stays on the
 // exchange for the log.
-func Refuse(c *fiber.Ctx, e *exchange.Exchange, err error) {
-	ctx := c.Context()
-	var fe *fiber.Error
-	if errors.As(err, &fe) { // stock Fiber middleware
-		if e.Upstream.Status != 0 {
-			ResetReply(ctx)
-		}
-		e.Refusal = &reason.Refusal{Reason: reason.Forbidden, Status: fe.Code, Detail: fe.Message, Cause: err}
-		if fe.Code >= 500 {
-			e.Refusal.Reason = reason.Internal
-		}
-		writeRefusal(ctx, e, e.Refusal)
-		return
-	}
-	f := e.Refusal
-	if f == nil || !errors.Is(err, f.Reason) {
-		f = reason.From(err)
-		e.Refusal = f
-	}
+func Refuse(ctx *fasthttp.RequestCtx, e *exchange.Exchange, err error) {
+	e.Refusal = refusal(e.Refusal, err)
 	if e.Upstream.Status != 0 {
 		ResetReply(ctx)
 	}
-	writeRefusal(ctx, e, f)
+	writeRefusal(ctx, e, e.Refusal)
+}
+
+// refusal is what err says; known is what the request has been refused for so
+// far, which may tell more of the same reason.
+func refusal(known *reason.Refusal, err error) *reason.Refusal {
+	if known != nil && errors.Is(err, known.Reason) {
+		return known
+	}
+	f := reason.From(err)
+	if f.Reason != reason.Internal {
+		return f
+	}
+	var fe *fiber.Error
+	if errors.Is(err, reason.Internal) || !errors.As(err, &fe) {
+		return f
+	}
+	// Stock Fiber middleware.
+	f = &reason.Refusal{Reason: reason.PluginRefused, Status: fe.Code, Detail: fe.Message, Cause: err}
+	if fe.Code < 400 || fe.Code > 599 {
+		f.Status = 0
+	}
+	if f.Status == 0 || f.Status >= 500 {
+		f.Reason = reason.Internal
+	}
+	return f
 }
 
 // ResetReply drops the reply built so far, upstream connection included.
@@ -61,24 +70,43 @@ func writeRefusal(ctx *fasthttp.RequestCtx, e *exchange.Exchange, f *reason.Refu
 		return
 	}
 	resp.Header.SetContentType("application/problem+json")
-	resp.SetBodyRaw(AppendProblem(nil, f.Code(), f.Reason, e.RequestID))
+	at := len(e.Scratch)
+	e.Scratch = AppendProblem(e.Scratch, f.Code(), f.Reason, e.RequestID)
+	resp.SetBody(e.Scratch[at:])
+	e.Scratch = e.Scratch[:at]
 }
 
 // AppendProblem appends the RFC 9457 document of a refusal. Only the reason's
-// own words are in it: no cause, nothing the client sent.
+// own words are in it: no cause, nothing the client sent but its request ID.
 func AppendProblem(dst []byte, code int, r *reason.Reason, requestID string) []byte {
 	dst = append(dst, `{"type":"about:blank","title":`...)
-	dst = strconv.AppendQuote(dst, r.Title)
+	dst = appendJSON(dst, r.Title)
 	dst = append(dst, `,"status":`...)
 	dst = strconv.AppendInt(dst, int64(code), 10)
-	dst = append(dst, `,"reason":"`...)
-	dst = append(dst, r.Name...)
-	dst = append(dst, '"')
+	dst = append(dst, `,"reason":`...)
+	dst = appendJSON(dst, r.Name)
 	if requestID != "" {
 		dst = append(dst, `,"request_id":`...)
-		dst = strconv.AppendQuote(dst, requestID)
+		dst = appendJSON(dst, requestID)
 	}
 	return append(dst, "}\n"...)
+}
+
+// appendJSON appends s as a JSON string. What is not UTF-8 becomes U+FFFD.
+func appendJSON(dst []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	dst = append(dst, '"')
+	for _, r := range s { // an invalid byte is utf8.RuneError
+		switch {
+		case r == '"' || r == '\\':
+			dst = append(dst, '\\', byte(r))
+		case r < ' ' || r == 0x7f:
+			dst = append(dst, '\\', 'u', '0', '0', hex[r>>4], hex[r&15])
+		default:
+			dst = utf8.AppendRune(dst, r)
+		}
+	}
+	return append(dst, '"')
 }
 
 func appendHTML(dst []byte, f *reason.Refusal, requestID string) []byte {

@@ -47,6 +47,7 @@ var (
 	Unauthenticated    = add("unauthenticated", 401, "UAEX", "Authentication is required.")
 	Forbidden          = add("forbidden", 403, "UAEX", "Access is denied.")
 	AuthUnavailable    = add("auth_unavailable", 503, "UAEX", "Authentication is not available.")
+	PluginRefused      = add("plugin_refused", 403, "PR", "The request was refused.")
 	ExternalDenied     = add("external_denied", 403, "UAEX", "Access is denied.")
 	IPDenied           = add("ip_denied", 403, "IPD", "Access is denied.")
 	CSRF               = add("csrf", 403, "CSRF", "The request did not come from an allowed origin.")

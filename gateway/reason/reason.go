@@ -22,6 +22,8 @@ type Reason struct {
 	Flag string
 	// Title is one sentence for the client. It never tells more than the status.
 	Title string
+
+	bare *Refusal // without detail; shared
 }
 
 // Error implements error.
@@ -37,7 +39,8 @@ func (r *Reason) Wrap(cause error) *Refusal {
 	return &Refusal{Reason: r, Detail: cause.Error(), Cause: cause}
 }
 
-// Refusal is a reason with what only the operator may know.
+// Refusal is a reason with what only the operator may know. Once returned it
+// must not be changed: those without detail are shared.
 type Refusal struct {
 	Reason *Reason
 	// Status replaces Reason.Status where the user's config names one
@@ -75,28 +78,28 @@ func (r *Refusal) Code() int {
 // From turns any error into a refusal; what is not one is an internal error.
 // err must not be nil.
 func From(err error) *Refusal {
+	switch e := err.(type) { //nolint:errorlint // the usual cases, without an allocation
+	case *Reason:
+		return e.bare
+	case *Refusal:
+		return e
+	}
 	var f *Refusal
 	if errors.As(err, &f) {
 		return f
 	}
 	var r *Reason
 	if errors.As(err, &r) {
-		return &Refusal{Reason: r, Detail: detailOf(err, r), Cause: err}
+		return &Refusal{Reason: r, Detail: err.Error(), Cause: err}
 	}
 	return Internal.Wrap(err)
-}
-
-func detailOf(err error, r *Reason) string {
-	if err == error(r) {
-		return ""
-	}
-	return err.Error()
 }
 
 var all []*Reason
 
 func add(name string, status int, flag, title string) *Reason {
 	r := &Reason{Name: name, Status: status, Flag: flag, Title: title}
+	r.bare = &Refusal{Reason: r}
 	all = append(all, r)
 	return r
 }

@@ -35,3 +35,14 @@ func TestFromKeepsReasonDetailAndCause(t *testing.T) {
 		t.Fatalf("foreign error: %+v", f)
 	}
 }
+
+func TestRefusingWithoutDetailAllocatesNothing(t *testing.T) {
+	f := reason.NoRoute.Because("x")
+	if n := testing.AllocsPerRun(100, func() {
+		if reason.From(reason.NoRoute).Code() != 404 || reason.From(f) != f {
+			t.Fatal("another refusal")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations, want 0", n)
+	}
+}

@@ -31,7 +31,8 @@ type Listener struct {
 type Snapshot struct {
 	// Digest of the config it was compiled from.
 	Digest string
-	// Listeners by address: an address that stays keeps its socket.
+	// Listeners by address, made unique where the system chooses the port: a key
+	// that stays keeps its socket.
 	Listeners map[string]*Listener
 	// Units are what the snapshot owns, shared with its neighbours in time.
 	Units *Units
