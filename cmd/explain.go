@@ -40,10 +40,7 @@ func (x *explainCommand) Run(env *environment) error {
 	if err != nil {
 		return &usageError{fmt.Errorf("gatehouse: %w", err)}
 	}
-	e, err := gateway.Explain(l, head)
-	if err != nil {
-		return err
-	}
+	e := gateway.Explain(l, head)
 	x.print(env, l, &e, result.Plans)
 	return nil
 }

@@ -25,17 +25,17 @@ type Explanation struct {
 
 // Explain asks a listener of a snapshot about a request. Only method, target,
 // Host and the other fields of h count.
-func Explain(l *snapshot.Listener, h *fasthttp.RequestHeader) (Explanation, error) {
+func Explain(l *snapshot.Listener, h *fasthttp.RequestHeader) Explanation {
 	var ctx fasthttp.RequestCtx
 	h.CopyTo(&ctx.Request.Header)
 	var e exchange.Exchange
 	if why := locate(&ctx, &e, l.Rules); why != nil {
-		return Explanation{Refused: fmt.Sprintf("%d %s", why.Status, why.Name)}, nil
+		return Explanation{Refused: fmt.Sprintf("%d %s", why.Status, why.Name)}
 	}
 	q := route.Query{Host: e.Host, Path: e.Path, Method: ctx.Method(), Header: &ctx.Request.Header, Args: e.Query}
 	x := Explanation{Host: e.Host, Path: e.Path, Candidates: l.Routes.Explain(&q)}
 	if r, ok := l.Routes.Lookup(&q); ok {
 		x.Route = r.Name
 	}
-	return x, nil
+	return x
 }

@@ -74,6 +74,7 @@ type binding struct {
 func New(s Settings) *Gateway {
 	g := &Gateway{settings: s, doors: map[string]*door{}}
 	g.run = pipeline.New(func(e *exchange.Exchange, v any, stack []byte) {
+		s.Metrics.Panics.Inc()
 		s.Log.Error("a plugin panicked; the request was answered with 500",
 			"route", e.Route.Name, "plugin", e.RefusedBy, "request_id", e.RequestID, "panic", fmt.Sprint(v), "stack", string(stack))
 	})
@@ -108,6 +109,7 @@ func (g *Gateway) Swap(ctx context.Context, next *snapshot.Snapshot, drain time.
 		d.socket.Serve(d.h1)
 	}
 	for address, d := range g.doors {
+		d.last.Store(nil) // or an idle address would keep the old snapshot in memory
 		if l := next.Listeners[address]; l != nil {
 			g.settings.Metrics.Listener(l.Name).Watch(d.counts)
 		}
@@ -174,6 +176,7 @@ func (d *door) h1Settings(s snapshot.ServerSettings) h1.Settings {
 		WriteTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout,
 		Refused: d.refused,
 		Panicked: func(v any, stack []byte) {
+			d.gateway.settings.Metrics.Panics.Inc()
 			d.gateway.settings.Log.Error("the server panicked; the connection was cut", "panic", fmt.Sprint(v), "stack", string(stack))
 		},
 	}
