@@ -64,5 +64,12 @@ type Front interface {
 	Cut()
 }
 
+// Drainer is a front whose server can be shut down around a tunnel.
+type Drainer interface {
+	// OnDrain registers what to tell, once, when the server wants the tunnel to
+	// end; soon after, the connection is closed.
+	OnDrain(a Aborter)
+}
+
 // Aborter is work that can be interrupted from another goroutine.
 type Aborter interface{ Abort() }

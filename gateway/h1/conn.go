@@ -96,8 +96,9 @@ type conn struct {
 
 	mu      sync.Mutex
 	aborter exchange.Aborter
-	watched atomic.Uint32 // a watchState
-	ticket  uint32        // with the watcher
+	drainer exchange.Aborter // told by Shutdown
+	watched atomic.Uint32    // a watchState
+	ticket  uint32           // with the watcher
 	done    bool
 
 	shard   *shard

@@ -18,6 +18,7 @@ type Server struct {
 	turn     atomic.Uint32
 	open     atomic.Int64
 	closing  atomic.Bool
+	telling  atomic.Bool // tunnels are to end by themselves
 	// empty has an item when the last connection has gone while closing.
 	empty chan struct{}
 
@@ -135,8 +136,9 @@ func (s *Server) Stats() (t Stats) {
 }
 
 // Shutdown ends idle connections now and busy ones with their reply, and lets
-// tunnels finish. When ctx is done first it ends the tunnels and returns ctx's
-// error; Close ends the rest.
+// tunnels finish. Tunnels left after half the time that ctx gives are told, so
+// that both sides can end them in their own way. When ctx is done first it ends
+// the tunnels and returns ctx's error; Close ends the rest.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.closing.Store(true)
 	s.each(func(c *conn) {
@@ -144,6 +146,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 			c.kick()
 		}
 	})
+	if at, ok := ctx.Deadline(); ok {
+		half, cancel := context.WithTimeout(ctx, time.Until(at)/2)
+		defer cancel()
+		s.wait(half.Done())
+		s.telling.Store(true)
+		s.each((*conn).tell)
+	}
 	if s.wait(ctx.Done()) {
 		s.end()
 		return nil

@@ -1,6 +1,10 @@
 package h1
 
-import "time"
+import (
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+)
 
 // tunnel hands an upgraded connection over until it is done with. The exchange
 // ends with it.
@@ -19,7 +23,31 @@ func (c *conn) tunnel() {
 	run(c.nc, early)
 	c.phase.Store(phaseEnding)
 	c.OnGone(nil)
+	c.OnDrain(nil)
 	c.r, c.w = 0, 0
 	c.endRequest()
 	c.endBody()
+}
+
+var _ exchange.Drainer = (*conn)(nil)
+
+// OnDrain implements exchange.Drainer.
+func (c *conn) OnDrain(a exchange.Aborter) {
+	c.mu.Lock()
+	c.drainer = a
+	c.mu.Unlock()
+	if a != nil && c.srv.telling.Load() {
+		c.tell()
+	}
+}
+
+// tell has the tunnel end by itself.
+func (c *conn) tell() {
+	c.mu.Lock()
+	a := c.drainer
+	c.drainer = nil
+	c.mu.Unlock()
+	if a != nil {
+		a.Abort()
+	}
 }

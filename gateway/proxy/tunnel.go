@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 )
 
 // tunnelBuffer is per direction; a WebSocket that is mostly silent should not
@@ -21,8 +23,12 @@ var tunnelBuffers = sync.Pool{New: func() any { b := make([]byte, tunnelBuffer);
 func (f *forward) tunnel(l *leg) {
 	nc, early, done := l.conn.Hijack()
 	ep, span, idle, r := l.ep, l.span, f.proxy.settings.Timeouts.Idle, l.result()
-	f.e.Front.Upgrade(func(client net.Conn, sent []byte) {
-		t := &pipe{idle: idle, began: time.Now()}
+	front := f.e.Front // f is over before the tunnel begins
+	front.Upgrade(func(client net.Conn, sent []byte) {
+		t := &pipe{idle: idle, began: time.Now(), client: client}
+		if d, ok := front.(exchange.Drainer); ok {
+			d.OnDrain(t)
+		}
 		t.run(client, nc, sent, early)
 		if span != nil {
 			span.SetInt("gatehouse.tunnel.received", t.up.Load())
@@ -41,6 +47,8 @@ type pipe struct {
 	began    time.Time
 	active   atomic.Int64 // when something last came, in ns since began
 	over     atomic.Bool  // both directions are to end
+	client   net.Conn
+	told     atomic.Bool  // the client's direction is to end
 	up, down atomic.Int64 // bytes to the server and to the client
 }
 
@@ -51,6 +59,16 @@ func (t *pipe) run(client, server net.Conn, fromClient, fromServer []byte) {
 	wg.Wait()
 	_ = server.Close() // both directions have ended; the front closes the client's
 }
+
+// Abort implements exchange.Aborter: the server sees the end of what the client
+// sends, as if the client had ended it, and can say goodbye.
+func (t *pipe) Abort() {
+	t.told.Store(true)
+	_ = t.client.SetReadDeadline(time.Unix(1, 0)) // fails only where it is closed already
+}
+
+// ending reports that nothing more of src is wanted.
+func (t *pipe) ending(src net.Conn) bool { return t.told.Load() && src == t.client }
 
 // copy passes on what src sends until it ends, then says so to dst by
 // half-closing it. An error, or an idle time, ends both directions.
@@ -78,6 +96,9 @@ func (t *pipe) pass(dst, src net.Conn, first, b []byte, count *atomic.Int64) err
 		if err := t.await(src); err != nil {
 			return err
 		}
+		if t.ending(src) {
+			return nil
+		}
 		n, err := src.Read(b)
 		if n > 0 {
 			t.active.Store(int64(time.Since(t.began)))
@@ -87,7 +108,7 @@ func (t *pipe) pass(dst, src net.Conn, first, b []byte, count *atomic.Int64) err
 		}
 		switch {
 		case err == nil:
-		case err == io.EOF:
+		case err == io.EOF, t.ending(src):
 			return nil
 		case !errors.Is(err, os.ErrDeadlineExceeded) || t.idle <= 0:
 			return err
