@@ -16,8 +16,10 @@ const queued = 1024
 // events that find its queue full are dropped.
 type EventLog struct {
 	format  Format
+	path    string     // empty for what is not ours to open and close
+	fileMu  sync.Mutex // guards out and ended; taken without mu
 	out     io.Writer
-	closer  io.Closer // nil for what is not ours to close
+	ended   bool // out is closed for good
 	queue   chan *Event
 	dropped atomic.Uint64
 	failed  atomic.Uint64
@@ -37,13 +39,21 @@ func OpenEventLog(path string, format Format) (*EventLog, error) {
 	case "stderr":
 		return NewEventLog(os.Stderr, format), nil
 	}
+	f, err := openEvents(path)
+	if err != nil {
+		return nil, err
+	}
+	l := NewEventLog(f, format)
+	l.path = path
+	return l, nil
+}
+
+func openEvents(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("waf.event_log.path: %w", err)
 	}
-	l := NewEventLog(f, format)
-	l.closer = f
-	return l, nil
+	return f, nil
 }
 
 // NewEventLog starts writing to out, which it does not close.
@@ -75,13 +85,42 @@ func (l *EventLog) write() {
 	var buf []byte
 	for e := range l.queue {
 		buf = l.format.Append(buf[:0], e)
-		if _, err := l.out.Write(buf); err != nil {
+		l.fileMu.Lock()
+		_, err := l.out.Write(buf)
+		l.fileMu.Unlock()
+		if err != nil {
 			l.failed.Add(1)
 		}
 		if cap(buf) > 1<<20 {
 			buf = nil
 		}
 	}
+}
+
+// Reopen opens the path again, after the file was renamed for rotation. On an
+// error the log goes on with the old file. After Close it does nothing.
+func (l *EventLog) Reopen() error {
+	if l.path == "" {
+		return nil
+	}
+	f, err := openEvents(l.path)
+	if err != nil {
+		return err
+	}
+	var old io.Writer = f
+	l.fileMu.Lock()
+	if !l.ended {
+		old, l.out = l.out, f
+	}
+	l.fileMu.Unlock()
+	return closeEvents(old)
+}
+
+func closeEvents(out io.Writer) error {
+	if err := out.(io.Closer).Close(); err != nil { // with a path it is a file
+		return fmt.Errorf("waf.event_log: %w", err)
+	}
+	return nil
 }
 
 // Close writes what is waiting and ends. It is safe twice.
@@ -95,11 +134,11 @@ func (l *EventLog) Close() error {
 	close(l.queue)
 	l.mu.Unlock()
 	l.wg.Wait()
-	if l.closer == nil {
+	if l.path == "" {
 		return nil
 	}
-	if err := l.closer.Close(); err != nil {
-		return fmt.Errorf("waf.event_log: %w", err)
-	}
-	return nil
+	l.fileMu.Lock()
+	defer l.fileMu.Unlock()
+	l.ended = true
+	return closeEvents(l.out)
 }

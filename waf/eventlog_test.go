@@ -101,6 +101,74 @@ func TestEventLogWritesAFile(t *testing.T) {
 	}
 }
 
+func TestEventLogReopens(t *testing.T) {
+	dir := t.TempDir()
+	path, moved := filepath.Join(dir, "waf.log"), filepath.Join(dir, "waf.log.1")
+	l, err := OpenEventLog(path, ModSecurity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var senders sync.WaitGroup
+	const n = 200
+	for range 2 { // one of them meets the rotation
+		senders.Go(func() {
+			for range n {
+				l.Send(testEvent())
+			}
+		})
+	}
+	if err := os.Rename(path, moved); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	senders.Wait()
+	l.Send(testEvent())
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Reopen(); err != nil {
+		t.Errorf("after Close: %v", err)
+	}
+	before, err := os.ReadFile(moved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.ReadFile(path)
+	if err != nil || !strings.HasSuffix(string(after), eventModSecurity) {
+		t.Errorf("%v: the last event is not in the new file:\n%s", err, after)
+	}
+	if got := strings.Count(string(before)+string(after), eventModSecurity); got != 2*n+1 {
+		t.Errorf("%d whole events in both files, want %d", got, 2*n+1)
+	}
+}
+
+func TestEventLogKeepsTheOldFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "logs")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := OpenEventLog(filepath.Join(dir, "waf.log"), ModSecurity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := dir + ".1"
+	if err := os.Rename(dir, moved); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Reopen(); err == nil || !strings.HasPrefix(err.Error(), "waf.event_log.path: ") {
+		t.Errorf("error %v", err)
+	}
+	l.Send(testEvent())
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(moved, "waf.log")); err != nil || string(b) != eventModSecurity {
+		t.Errorf("%v\n%s", err, b)
+	}
+}
+
 // slow is a disk that takes an hour for each write, or fails.
 type slow struct {
 	mu  sync.Mutex
