@@ -17,10 +17,12 @@ import (
 // is taken out, so that a client cannot have a plugin's header removed later.
 // Forwarded and X-Forwarded-For, -Host and -Proto then say who the peer is:
 // a trusted peer's own are kept and added to, anybody else's are replaced.
+// Nobody's are kept that spell the names with '_' for '-': proxies do not remove
+// those, and many applications take them for the real ones.
 // e.Peer, e.Scheme and e.Front must be set. It does not allocate.
 func SetForwarded(ctx *fasthttp.RequestCtx, e *exchange.Exchange, trusted bool) {
 	s := scanners.Get().(*scanner)
-	s.claims, s.named = false, s.named[:0]
+	s.claims, s.spelled, s.named = false, false, s.named[:0]
 	e.Front.EachField(s.each)
 	h := &ctx.Request.Header
 	for list := s.named; len(list) > 0; {
@@ -28,6 +30,9 @@ func SetForwarded(ctx *fasthttp.RequestCtx, e *exchange.Exchange, trusted bool) 
 		if name, list = cutToken(list); len(name) > 0 && !managed(name) {
 			h.DelBytes(name)
 		}
+	}
+	if s.spelled {
+		delSpelled(h, e)
 	}
 	// A plugin's or the front's own copies cannot be there yet, so that without
 	// a claim there is nothing to remove.
@@ -66,10 +71,11 @@ func managed(name []byte) bool {
 
 // scanner looks once through the fields as received.
 type scanner struct {
-	claims bool   // some field of claimNames is there
-	named  []byte // the Connection fields, joined by commas
-	text   []byte
-	each   func(name, value []byte) bool
+	claims  bool   // some field of claimNames is there
+	spelled bool   // one of them with '_' for '-' may be
+	named   []byte // the Connection fields, joined by commas
+	text    []byte
+	each    func(name, value []byte) bool
 }
 
 var scanners = sync.Pool{New: func() any {
@@ -87,9 +93,26 @@ func (s *scanner) look(name, value []byte) bool {
 	case 'f':
 		s.claims = s.claims || wire.EqualFold(name, "forwarded")
 	case 'x':
-		s.claims = s.claims || len(name) > 11 && wire.EqualFold(name[:11], "x-forwarded") || wire.EqualFold(name, "x-real-ip")
+		if len(name) > 11 && wire.SameName(name[:11], "x-forwarded") || wire.SameName(name, "x-real-ip") {
+			s.claims = true
+			s.spelled = s.spelled || bytes.IndexByte(name, '_') >= 0
+		}
 	}
 	return true
+}
+
+// delSpelled removes the claims whose names have '_' for '-'.
+func delSpelled(h *fasthttp.RequestHeader, e *exchange.Exchange) {
+	e.Front.EachField(func(name, _ []byte) bool {
+		if bytes.IndexByte(name, '_') >= 0 {
+			for _, claim := range claimNames {
+				if wire.SameName(name, claim) {
+					h.DelBytes(name)
+				}
+			}
+		}
+		return true
+	})
 }
 
 // add writes what we say. keep says that a trusted peer has spoken before;

@@ -72,6 +72,30 @@ func EqualFold(b []byte, lower string) bool {
 	return true
 }
 
+// SameName reports whether two field names are the same to applications that
+// get them the way CGI hands them over, without case and with '_' for '-'.
+func SameName[A, B string | []byte](a A, b B) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if a[i] != b[i] && nameFold(a[i]) != nameFold(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func nameFold(c byte) byte {
+	switch {
+	case c >= 'A' && c <= 'Z':
+		return c | 0x20
+	case c == '_':
+		return '-'
+	}
+	return c
+}
+
 func trim(b []byte) []byte {
 	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
 		b = b[1:]

@@ -112,7 +112,7 @@ func TestPasswords(t *testing.T) {
 		"no name":          {"{}", basic(":x"), 401, "malformed credentials"},
 		"NUL":              {"{}", basic("bob:builder\x00"), 401, "malformed credentials"},
 		"not base64":       {"{}", "Authorization: Basic a!b\r\n", 401, "malformed credentials"},
-		"empty":            {"{}", "Authorization: Basic \r\n", 401, "no credentials"},
+		"empty":            {"{}", "Authorization: Basic \r\n", 401, "malformed"},
 		"endless":          {"{}", basic("al:" + strings.Repeat("x", 5000)), 401, "bytes"},
 		"twice":            {"{}", basic("bob:builder") + basic("al:wonder:land"), 401, "more than one"},
 		"wrong group":      {"groups: [staff]", basic("bob:builder"), 403, "user bob is in none"},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 )
 
@@ -127,7 +128,7 @@ func (p *plugin) enrich(e *exchange.Exchange, v *verdict) {
 	h := &e.Ctx.Request.Header
 	consumer := ""
 	for _, f := range v.headers {
-		if equalName(f.name, p.cfg.ConsumerHeader) && consumer == "" {
+		if wire.SameName(f.name, p.cfg.ConsumerHeader) && consumer == "" {
 			consumer = f.value
 		}
 		if forwards(p, f.name) {
@@ -145,7 +146,7 @@ func (p *plugin) enrich(e *exchange.Exchange, v *verdict) {
 
 func forwards[T string | []byte](p *plugin, name T) bool {
 	for _, n := range p.cfg.UpstreamHeaders {
-		if equalName(name, n) {
+		if wire.SameName(name, n) {
 			return true
 		}
 	}
@@ -158,36 +159,13 @@ func (p *plugin) strip(e *exchange.Exchange) {
 	h := &e.Ctx.Request.Header
 	var found []string
 	for k := range h.All() {
-		if forwards(p, k) || p.cfg.ConsumerHeader != "" && equalName(k, p.cfg.ConsumerHeader) {
+		if forwards(p, k) || p.cfg.ConsumerHeader != "" && wire.SameName(k, p.cfg.ConsumerHeader) {
 			found = append(found, string(k))
 		}
 	}
 	for _, k := range found {
 		h.Del(k)
 	}
-}
-
-// equalName compares header names without case and without telling '_' from '-'.
-func equalName[T string | []byte](a T, b string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range len(a) {
-		if fold(a[i]) != fold(b[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-func fold(c byte) byte {
-	switch {
-	case c >= 'A' && c <= 'Z':
-		return c | 0x20
-	case c == '_':
-		return '-'
-	}
-	return c
 }
 
 // deny passes the service's denial on. The exchange notes it as a refusal,
@@ -197,7 +175,7 @@ func (p *plugin) deny(c *fiber.Ctx, e *exchange.Exchange, v *verdict) error {
 	why.Status = v.status
 	resp := c.Response()
 	for _, f := range v.headers {
-		if v.body != nil || !equalName(f.name, fiber.HeaderContentType) {
+		if v.body != nil || !wire.SameName(f.name, fiber.HeaderContentType) {
 			resp.Header.Add(f.name, f.value)
 		}
 	}

@@ -89,7 +89,7 @@ func TestWhatTheServiceSees(t *testing.T) {
 		seen, method, body, host = r.Header, r.Method, string(b), r.Host
 	})
 	head := "Authorization: Bearer t\r\nCookie: a=1; b=2\r\nX-Two: 1\r\nX-Two: 2\r\nX-Hop: 1\r\nConnection: keep-alive, X-Hop\r\n" +
-		"TE: trailers\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-User: root\r\nForwarded: for=6.6.6.6\r\nX-Forwarded-Uri: /open\r\nContent-Type: text/x\r\n"
+		"TE: trailers\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-User: root\r\nForwarded: for=6.6.6.6\r\nX-Forwarded-Uri: /open\r\nX_Forwarded_Uri: /open\r\nContent-Type: text/x\r\n"
 	p := start(t, "url: '"+url+"/check?x=1'", "")
 	if r := ask(t, p, head); r.Status != 200 {
 		t.Fatalf("%d %v", r.Status, r.Refusal)
@@ -100,7 +100,7 @@ func TestWhatTheServiceSees(t *testing.T) {
 	want := map[string]string{
 		"Authorization": "Bearer t", "Cookie": "a=1; b=2", "X-Two": "1,2", "X-Forwarded-Method": "POST", "X-Forwarded-Proto": "http",
 		"X-Forwarded-Host": "API.test", "X-Forwarded-Uri": "/v1/x?q=1", "X-Forwarded-For": "192.0.2.1",
-		"X-Hop": "", "Te": "", "Connection": "", "Forwarded": "", "X-Forwarded-User": "", "Content-Type": "", "User-Agent": "", "Accept-Encoding": "",
+		"X-Hop": "", "Te": "", "Connection": "", "Forwarded": "", "X-Forwarded-User": "", "X_forwarded_uri": "", "Content-Type": "", "User-Agent": "", "Accept-Encoding": "",
 	}
 	for k, v := range want {
 		if got := strings.Join(seen.Values(k), ","); got != v {

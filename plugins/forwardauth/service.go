@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
 
 // service is the one who is asked.
@@ -141,7 +142,8 @@ func (s *service) describe(e *exchange.Exchange) http.Header {
 		}
 	}
 	for k := range h {
-		if strings.HasPrefix(k, "X-Forwarded-") || k == "Forwarded" {
+		// However it is spelt: to many applications X_Forwarded_Uri is the same.
+		if n := len("X-Forwarded-"); len(k) > n && wire.SameName(k[:n], "X-Forwarded-") || k == "Forwarded" {
 			delete(h, k)
 		}
 	}

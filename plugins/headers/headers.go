@@ -1,6 +1,7 @@
 package headers
 
 import (
+	"bytes"
 	"fmt"
 	"iter"
 	"maps"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/attribute"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 )
 
@@ -112,6 +114,7 @@ func presets(s *Security) (out []preset) {
 
 func (p *plugin) handle(c *fiber.Ctx) error {
 	e, ctx := exchange.From(c), c.Context()
+	p.request.removeSpelled(&ctx.Request.Header)
 	p.request.apply(&ctx.Request.Header, ctx, e)
 	err := c.Next()
 	h := &ctx.Response.Header
@@ -172,6 +175,41 @@ func (d *edits) apply(h header, ctx *fasthttp.RequestCtx, e *exchange.Exchange) 
 		*p = b
 		scratch.Put(p)
 	}
+}
+
+// removeSpelled removes what the client spelt with '_' for '-' of the names that
+// are set or removed. Applications that get headers the way CGI hands them over
+// cannot tell X_Consumer from X-Consumer, and would get the client's.
+func (d *edits) removeSpelled(h *fasthttp.RequestHeader) {
+	var found []string
+	for k := range h.All() {
+		if bytes.IndexByte(k, '_') >= 0 && d.owns(k) {
+			found = append(found, string(k))
+		}
+	}
+	for _, k := range found {
+		h.Del(k)
+	}
+}
+
+// owns reports whether the edits set or remove a name, however it is spelt.
+func (d *edits) owns(k []byte) bool {
+	for i := range d.set {
+		if wire.SameName(k, d.set[i].name) {
+			return true
+		}
+	}
+	for _, n := range d.remove {
+		if wire.SameName(k, n) {
+			return true
+		}
+	}
+	for _, n := range d.prefixes {
+		if len(k) >= len(n) && wire.SameName(k[:len(n)], n) {
+			return true
+		}
+	}
+	return false
 }
 
 // removePrefixes collects first: deleting moves what is being walked over.

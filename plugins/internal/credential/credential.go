@@ -21,7 +21,7 @@ var ErrRepeated = errors.New("more than one credential was sent")
 // Source says where a credential is looked for. It does not change after New.
 type Source struct {
 	header string // canonical name, empty: not looked for
-	scheme string // lower case with a space at its end, or ""
+	scheme string // "": the value is the credential
 	query  string
 	cookie string
 }
@@ -30,16 +30,13 @@ type Source struct {
 // the credential in the header ("Bearer"), compared without case; a header
 // with another scheme is not this plugin's credential and left alone.
 func New(header, scheme, query, cookie string) *Source {
-	s := &Source{query: query, cookie: cookie}
+	s := &Source{scheme: scheme, query: query, cookie: cookie}
 	if header != "" {
 		var h fasthttp.RequestHeader
 		h.Set(header, "x")
 		for k := range h.All() {
 			s.header = string(k)
 		}
-	}
-	if scheme != "" {
-		s.scheme = strings.ToLower(scheme) + " "
 	}
 	return s
 }
@@ -93,7 +90,9 @@ func (s *Source) Find(e *exchange.Exchange) ([]byte, error) {
 	return found, nil
 }
 
-// strip removes the scheme; ours is false for a header of another scheme.
+// strip removes the scheme; ours is false for a header of another scheme. A
+// tab separates like a space, and the scheme alone is an empty credential: what
+// an application behind might read as ours must not pass as somebody else's.
 func (s *Source) strip(v []byte) (value []byte, ours bool) {
 	n := len(s.scheme)
 	if n == 0 {
@@ -102,7 +101,10 @@ func (s *Source) strip(v []byte) (value []byte, ours bool) {
 	if len(v) < n || !strings.EqualFold(string(v[:n]), s.scheme) {
 		return nil, false
 	}
-	for n < len(v) && v[n] == ' ' {
+	if n < len(v) && v[n] != ' ' && v[n] != '\t' {
+		return nil, false
+	}
+	for n < len(v) && (v[n] == ' ' || v[n] == '\t') {
 		n++
 	}
 	return v[n:], true
