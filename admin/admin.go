@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -29,6 +30,8 @@ type Settings struct {
 	DataDir string
 	// Pprof serves profiles under /debug/pprof/, for holders of the token.
 	Pprof bool
+	// Log gets what the server itself complains about; nil: the standard log.
+	Log *slog.Logger
 	// Metrics answers /metrics.
 	Metrics http.Handler
 	// Ready is nil when the node may get traffic.
@@ -73,6 +76,9 @@ func New(s Settings) (*Server, error) {
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 	}
+	if s.Log != nil {
+		a.http.ErrorLog = slog.NewLogLogger(s.Log.With("server", "admin").Handler(), slog.LevelWarn)
+	}
 	return a, nil
 }
 
@@ -83,10 +89,10 @@ func loadToken(path string) (string, error) {
 		if token := strings.TrimSpace(string(b)); len(token) >= 32 {
 			return token, nil
 		}
-		return "", fmt.Errorf("%s: the admin token must have at least 32 characters; delete the file to get a new one", path)
+		return "", fmt.Errorf("node.data_dir: %s: the admin token must have at least 32 characters; delete the file to get a new one", path)
 	}
 	if !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("reading the admin token: %w", err)
+		return "", fmt.Errorf("node.data_dir: reading the admin token: %w", err)
 	}
 	var raw [24]byte
 	rand.Read(raw[:])
@@ -95,7 +101,7 @@ func loadToken(path string) (string, error) {
 		return "", fmt.Errorf("node.data_dir: %w", err)
 	}
 	if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
-		return "", fmt.Errorf("writing the admin token: %w", err)
+		return "", fmt.Errorf("node.data_dir: writing the admin token: %w", err)
 	}
 	return token, nil
 }

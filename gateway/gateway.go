@@ -164,6 +164,9 @@ func (d *door) socketSettings(l *snapshot.Listener) listener.Settings {
 		MaxConnections: l.Server.MaxConnections,
 		MaxPerClient:   l.Server.MaxPerClient,
 		Refused:        func(r *reason.Reason, peer netip.AddrPort) { d.refused(r, peer, nil) },
+		AcceptFailed: func(err error) {
+			d.gateway.settings.Log.Error("connections cannot be accepted; they wait", "listener", l.Name, "error", err)
+		},
 	}
 }
 

@@ -35,6 +35,9 @@ type Settings struct {
 	Filter func(nc net.Conn) (net.Conn, error)
 	// Refused is told of connections closed because of a limit. May be nil. Concurrent.
 	Refused func(r *reason.Reason, peer netip.AddrPort)
+	// AcceptFailed is told why no connection could be accepted; for want of
+	// descriptors or memory, most likely. May be nil.
+	AcceptFailed func(err error)
 }
 
 // Stats are a listener's counters since it was bound, and the connections open now.
@@ -139,6 +142,9 @@ func (l *Listener) accept(h Handler) {
 		l.errors.Add(1)
 		if errors.Is(err, syscall.ECONNABORTED) {
 			continue // the client changed its mind
+		}
+		if failed := l.settings.Load().AcceptFailed; failed != nil {
+			failed(err)
 		}
 		// Out of descriptors or memory, most likely: trying again at once would
 		// spin, and giving up would be worse.
