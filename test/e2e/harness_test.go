@@ -133,7 +133,13 @@ func (g *gatehouse) writeRaw(text string) {
 
 func (g *gatehouse) run(args ...string) {
 	g.t.Helper()
-	g.cmd = exec.Command(binary, append([]string{"run", "-c", g.config}, args...)...)
+	g.launch(exec.Command(binary, append([]string{"run", "-c", g.config}, args...)...))
+}
+
+// launch starts a command that becomes the node.
+func (g *gatehouse) launch(cmd *exec.Cmd) {
+	g.t.Helper()
+	g.cmd = cmd
 	g.cmd.Stderr, g.cmd.Stdout = g.log, g.log
 	if err := g.cmd.Start(); err != nil {
 		g.t.Fatal(err)
