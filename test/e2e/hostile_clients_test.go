@@ -154,22 +154,17 @@ func TestNothingIsSmuggled(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			said := g.raw(c.sent)
-			replies := strings.Count(said, "HTTP/1.1 ")
-			if replies != 1 {
-				t.Errorf("%d replies: %q", replies, said)
+			if n := strings.Count(said, "HTTP/1.1 "); n != 1 {
+				t.Errorf("%d replies: %q", n, said)
 			}
-			seen := w.take()
 			if c.seen == nil {
 				if !strings.HasPrefix(said, "HTTP/1.1 4") {
 					t.Errorf("said %q", said)
 				}
-				for _, s := range seen { // a body may be noticed to be bad only while it passes
-					if !strings.HasPrefix(s, "POST /a") || !strings.Contains(s, "and then") {
-						t.Errorf("the upstream saw %q", s)
-					}
-				}
 				return
 			}
+			// What was refused half-way may still be on its way to be noted.
+			seen := slices.DeleteFunc(w.take(), broken)
 			if !slices.Equal(seen, c.seen) {
 				t.Errorf("the upstream saw %q, want %q; said %q", seen, c.seen, said)
 			}
@@ -177,7 +172,7 @@ func TestNothingIsSmuggled(t *testing.T) {
 	}
 	// Honest pipelining is served, in order.
 	said := g.raw("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /3 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-	if seen := w.take(); !slices.Equal(seen, []string{"GET /1", "POST /2 abc", "GET /3"}) {
+	if seen := slices.DeleteFunc(w.take(), broken); !slices.Equal(seen, []string{"GET /1", "POST /2 abc", "GET /3"}) {
 		t.Errorf("pipelining: the upstream saw %q", seen)
 	}
 	at := 0
@@ -188,6 +183,12 @@ func TestNothingIsSmuggled(t *testing.T) {
 		}
 		at += i
 	}
+}
+
+// broken says that the upstream noticed that a request was cut off: it may see
+// the beginning of a body that turns out to be bad.
+func broken(seen string) bool {
+	return strings.HasPrefix(seen, "POST /a") && strings.Contains(seen, " and then ")
 }
 
 func TestTooLongBodies(t *testing.T) {
