@@ -46,8 +46,12 @@ func (f *forward) appendHead(l *leg) {
 	switch {
 	case upgrade:
 		o = append(append(append(o, "Connection: Upgrade\r\nUpgrade: "...), protocol...), "\r\n"...)
+	case te && f.last():
+		o = append(o, "Connection: close, TE\r\nTE: trailers\r\n"...)
 	case te:
 		o = append(o, "Connection: TE\r\nTE: trailers\r\n"...)
+	case f.last():
+		o = append(o, "Connection: close\r\n"...)
 	}
 	l.head = append(f.appendFraming(o), "\r\n"...)
 }
@@ -158,6 +162,21 @@ func (f *forward) upgrade() (protocol []byte, ok bool) {
 		}
 	}
 	return protocol, true
+}
+
+// last reports that the request must be the last one on its connection to the
+// endpoint. A body means nothing in these methods (RFC 9110, 9.3), and there
+// are servers that leave one unread and take it for the next request, which no
+// guard of ours has seen.
+func (f *forward) last() bool {
+	if !f.body.some {
+		return false
+	}
+	switch string(f.ctx.Method()) {
+	case "GET", "HEAD", "DELETE":
+		return true
+	}
+	return false
 }
 
 // appendFraming says how the body ends.

@@ -75,6 +75,7 @@ func (f *forward) prepare(l *leg) {
 		}
 	}
 	_, c.Upgrade = f.upgrade()
+	c.Last = f.last()
 	b := &f.body
 	switch {
 	case !b.some:

@@ -157,11 +157,12 @@ func (m *mirror) send(f *forward, payload []byte) {
 	l.ep, l.span, l.began = ep, nil, time.Now()
 	f.body = body{bytes: payload, length: int64(len(payload)), some: len(payload) > 0}
 	f.appendHead(l)
+	last := f.last()
 	f.body = body{}
 	l.head = append(l.head, payload...)
 	l.note = Try{Upstream: m.settings.Upstream.Name(), Endpoint: ep.Address, Number: 1, Mirror: true}
 	l.call = http1.Call{
-		Head: l.head, Watch: c, NoBody: f.ctx.IsHead(),
+		Head: l.head, Watch: c, NoBody: f.ctx.IsHead(), Last: last,
 		Deadline: l.began.Add(m.settings.Timeout), Idle: m.settings.Timeout,
 	}
 	m.mu.Lock()

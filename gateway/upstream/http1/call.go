@@ -42,6 +42,9 @@ type Call struct {
 	// Upgrade says that the request asks for another protocol, so that 101 is
 	// a reply.
 	Upgrade bool
+	// Last says that the connection is not to be used again, as Head tells the
+	// endpoint.
+	Last bool
 	// Deadline ends the waiting for the reply's head; zero means none.
 	Deadline time.Time
 	// Answer does so this long after Stream has been sent whole: an upload may

@@ -20,6 +20,9 @@ func (c *Conn) beginBody() {
 	switch {
 	case c.call.NoBody || h.Status == 101 || h.Status == 204 || h.Status == 304:
 		c.complete = true
+		if h.Status == 204 && h.ContentLength > 0 {
+			h.KeepAlive = false // it cannot have a body, and may send one all the same
+		}
 	case h.Chunked:
 		c.body.Start(c, true, 0, 0)
 	case h.ContentLength >= 0:
@@ -223,7 +226,7 @@ func (c *Conn) Release() (bodyErr error) {
 	bodyErr = c.upload.readErr
 	alive := c.disarm()
 	c.call, c.headRaw = nil, nil
-	if !sent || !alive || !c.complete || c.untilClose || c.r != c.w || !c.head.KeepAlive {
+	if call.Last || !sent || !alive || !c.complete || c.untilClose || c.r != c.w || !c.head.KeepAlive {
 		c.close()
 		return bodyErr
 	}
