@@ -8,6 +8,7 @@ var (
 	BadVersion          = add("bad_version", 505, "DPE", "The HTTP version is not supported.")
 	BadHeaderName       = add("bad_header_name", 400, "DPE", "A header name is malformed.")
 	BadHeaderValue      = add("bad_header_value", 400, "DPE", "A header value is malformed.")
+	RepeatedHeader      = add("repeated_header", 400, "DPE", "A header that may come once was sent twice.")
 	BadLineEnd          = add("bad_line_end", 400, "DPE", "A line does not end with CRLF.")
 	BadHost             = add("bad_host", 400, "DPE", "The Host header is missing, repeated or malformed.")
 	AuthorityDiffers    = add("authority_differs", 400, "DPE", "The request target and the Host header name different hosts.")

@@ -11,6 +11,7 @@ const (
 	seenHost = 1 << iota
 	seenLength
 	seenExpect
+	seenContentType
 )
 
 // Head is one parsed request head. All slices point into Raw.
@@ -173,6 +174,11 @@ func (h *Head) classify(n, v []byte) (special bool, r *reason.Reason) {
 			return true, h.connection(v)
 		}
 		return EqualFold(n, "keep-alive"), nil
+	case 12:
+		// Which of two a guard and an application behind it read may differ.
+		if EqualFold(n, "content-type") && !h.first(seenContentType) {
+			return false, reason.RepeatedHeader
+		}
 	case 14:
 		if EqualFold(n, "content-length") {
 			length, ok := contentLength(v)
