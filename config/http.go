@@ -6,12 +6,12 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
 )
 
-// methods are those of the IANA HTTP Method Registry, without PRI, which is
-// never a request's, and "*", which is none.
+// methods are those that reach routes (pipeline.Methods): the IANA HTTP Method
+// Registry without CONNECT, TRACE, PRI and "*", and PURGE, which caches use.
 var methods = []string{
 	"ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "COPY", "DELETE", "GET", "HEAD", "LABEL",
 	"LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE",
-	"OPTIONS", "ORDERPATCH", "PATCH", "POST", "PROPFIND", "PROPPATCH", "PUT", "QUERY", "REBIND", "REPORT",
+	"OPTIONS", "ORDERPATCH", "PATCH", "POST", "PROPFIND", "PROPPATCH", "PURGE", "PUT", "QUERY", "REBIND", "REPORT",
 	"SEARCH", "UNBIND", "UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE", "UPDATEREDIRECTREF", "VERSION-CONTROL",
 }
 

@@ -157,8 +157,10 @@ func notNormal(s string) string {
 	if strings.Contains(s, "//") {
 		return "has an empty segment (//)"
 	}
+	params := false // behind a ';' of the segment, a%2Cb and a,b differ
 	for i := 0; i < len(s); i++ {
 		c := s[i]
+		params = c == ';' || params && c != '/'
 		switch {
 		case c == '?' || c == '#':
 			return "has a " + string(c) + ", which is not part of a path"
@@ -167,7 +169,7 @@ func notNormal(s string) string {
 			if !ok {
 				return "has a broken escape"
 			}
-			if isAlnum(b) || strings.IndexByte("-._~!$&'()*+,=:@", b) >= 0 {
+			if isAlnum(b) || strings.IndexByte("-._~", b) >= 0 || !params && strings.IndexByte("!$&'()*,=:@", b) >= 0 {
 				return "has the escape " + s[i:i+3] + " instead of " + string(rune(b))
 			}
 			if strings.ToUpper(s[i:i+3]) != s[i:i+3] {

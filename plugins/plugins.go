@@ -65,13 +65,13 @@ type Instance interface {
 }
 
 // Stateless makes an Instance of a handler that needs no Start and no Close.
-func Stateless(h fiber.Handler) Instance { return stateless{h} }
+func Stateless(h fiber.Handler) Instance { return &stateless{h} }
 
 type stateless struct{ handle fiber.Handler }
 
-func (s stateless) Handle(c *fiber.Ctx) error   { return s.handle(c) }
-func (s stateless) Start(context.Context) error { return nil }
-func (s stateless) Close(context.Context) error { return nil }
+func (s *stateless) Handle(c *fiber.Ctx) error   { return s.handle(c) }
+func (s *stateless) Start(context.Context) error { return nil }
+func (s *stateless) Close(context.Context) error { return nil }
 
 // Settings is what an instance may use of its surroundings.
 type Settings struct {

@@ -1,8 +1,8 @@
 package compile
 
 import (
-	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/gofiber/fiber/v2"
 
@@ -23,41 +23,52 @@ type instance struct {
 }
 
 // chain builds the instances of a list of plugins. where is its path in the
-// config and the key its instances are taken over by; facts tell them about
-// the route around them.
+// config; facts tell them about the route around them. An instance is taken
+// over by its name and by being the first, second, … of that name in its list:
+// a plugin put before others leaves them their state.
 func (b *build) chain(where string, list []config.Plugin, facts plugins.Route) []instance {
 	out := make([]instance, len(list))
 	for i, p := range list {
-		path := fmt.Sprintf("%s[%d].%s", where, i, p.Name)
-		out[i] = b.instance(path, p, facts)
+		nth := 0
+		for _, before := range list[:i] {
+			if before.Name == p.Name {
+				nth++
+			}
+		}
+		key := "plugin/" + where + "/" + p.Name + "/" + strconv.Itoa(nth)
+		b.paths[key] = where + "[" + strconv.Itoa(i) + "]." + p.Name
+		out[i] = b.instance(key, p, facts)
 	}
 	return out
 }
 
-func (b *build) instance(path string, p config.Plugin, facts plugins.Route) instance {
-	in := instance{key: "plugin/" + path, name: p.Name}
-	b.paths[in.key] = path
+func (b *build) instance(key string, p config.Plugin, facts plugins.Route) instance {
+	in := instance{key: key, name: p.Name}
 	f, known := b.factories[p.Name]
 	if !known { // config knows the same names
 		panic("BUG: unknown plugin " + p.Name)
 	}
-	s := plugins.Settings{
-		Route: facts, Dir: b.src.Dir, Metrics: b.settings.Metrics.Registerer(),
-		Log: b.settings.Log.With("route", facts.Name, "plugin", p.Name),
-	}
 	inputs := []any{p.Name, p.Config, facts, b.src.Dir}
 	if f.Consumers {
-		s.Consumers = b.consumers
 		inputs = append(inputs, b.consumersDigest)
 	}
 	if f.WAF {
-		s.WAF = b.policies
 		inputs = append(inputs, b.policiesDigest)
 	}
 	sum := digest(inputs...)
 	if u, same := b.units.Reuse(b.prev, in.key, sum); same {
 		in.handler = u.(plugins.Instance).Handle
 		return in
+	}
+	s := plugins.Settings{
+		Route: facts, Dir: b.src.Dir, Metrics: b.settings.Metrics.Registerer(),
+		Log: b.settings.Log.With("route", facts.Name, "plugin", p.Name),
+	}
+	if f.Consumers {
+		s.Consumers = b.consumers
+	}
+	if f.WAF {
+		s.WAF = b.policies
 	}
 	made, err := f.New(p.Config, s)
 	if err != nil {
@@ -99,6 +110,9 @@ func (b *build) markBroken(routes map[string]*compiled) {
 			continue
 		}
 		why := b.paths[c.needs[i]] + ": " + b.broken[c.needs[i]]
+		if name == "" {
+			name = noRoute
+		}
 		b.result.Broken[name] = why
 		refusal := reason.RouteBroken.Because("%s", why)
 		c.route.Chain = []fiber.Handler{func(*fiber.Ctx) error { return refusal }}

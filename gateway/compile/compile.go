@@ -103,8 +103,9 @@ type build struct {
 
 	consumers *plugins.Directory
 	policies  map[string]plugins.WAFPolicy
-	// shared digests what instances depend on besides their own config.
+	// What instances depend on besides their own config.
 	consumersDigest, policiesDigest string
+	upstreamDigests                 map[string]string
 
 	result *Result
 }
@@ -118,7 +119,7 @@ func (c *Compiler) Build(ctx context.Context, cfg *config.Config, src *config.So
 		units: snapshot.NewUnits(func(key string, err error) {
 			c.settings.Log.Warn("closing a part of an old config", "unit", key, "error", err)
 		}),
-		broken: map[string]string{}, paths: map[string]string{},
+		broken: map[string]string{}, paths: map[string]string{}, upstreamDigests: map[string]string{},
 		result: &Result{Broken: map[string]string{}, Plans: map[string]Plan{}},
 	}
 	if prev != nil {

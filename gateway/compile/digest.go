@@ -2,9 +2,8 @@ package compile
 
 import (
 	"crypto/sha256"
+	"encoding"
 	"encoding/binary"
-	"encoding/hex"
-	"hash"
 	"math"
 	"reflect"
 	"slices"
@@ -14,89 +13,113 @@ import (
 // digest identifies values by content: equal digests mean that a unit built
 // from one serves as well for the other. It reads every exported field,
 // secrets included, which text encodings hide; it never leaves the process.
+// It is "" for values whose content cannot be told: such units are made anew.
 func digest(values ...any) string {
-	h := sha256.New()
+	d := digester{all: make([]byte, 0, 1<<10)}
 	for _, v := range values {
-		write(h, reflect.ValueOf(v))
+		d.write(reflect.ValueOf(v))
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	if d.opaque {
+		return ""
+	}
+	sum := sha256.Sum256(d.all)
+	return string(sum[:])
 }
 
-func write(h hash.Hash, v reflect.Value) {
+// digester writes values down one after the other, each so that its end is clear.
+type digester struct {
+	all    []byte
+	opaque bool // something could not be read
+}
+
+func (d *digester) write(v reflect.Value) {
 	if !v.IsValid() {
-		h.Write([]byte{0})
+		d.number(0)
 		return
 	}
-	h.Write([]byte{byte(v.Kind()) + 1})
+	d.number(uint64(v.Kind()) + 1)
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
 		if v.IsNil() {
-			h.Write([]byte{0})
+			d.number(0)
 			return
 		}
-		text(h, v.Elem().Type().String())
-		write(h, v.Elem())
+		d.text(v.Elem().Type().String())
+		d.write(v.Elem())
 	case reflect.Struct:
-		writeStruct(h, v)
+		d.writeStruct(v)
 	case reflect.Map:
-		keys := v.MapKeys()
-		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
-		number(h, uint64(len(keys)))
-		for _, k := range keys {
-			write(h, k)
-			write(h, v.MapIndex(k))
-		}
+		d.writeMap(v)
 	case reflect.Slice, reflect.Array:
-		number(h, uint64(v.Len()))
+		d.number(uint64(v.Len()))
 		for i := range v.Len() {
-			write(h, v.Index(i))
+			d.write(v.Index(i))
 		}
 	case reflect.String:
-		text(h, v.String())
+		d.text(v.String())
 	case reflect.Bool:
 		if v.Bool() {
-			h.Write([]byte{1})
+			d.number(1)
 		} else {
-			h.Write([]byte{0})
+			d.number(0)
 		}
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		number(h, uint64(v.Int()))
+		d.number(uint64(v.Int()))
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		number(h, v.Uint())
+		d.number(v.Uint())
 	case reflect.Float32, reflect.Float64:
-		number(h, math.Float64bits(v.Float()))
-	default: // functions, channels: not part of a config
+		d.number(math.Float64bits(v.Float()))
+	default: // a function, a channel
+		d.opaque = true
 	}
 }
 
-// writeStruct reads the exported fields; a type without any (netip.Prefix,
-// time.Time) tells its content as text.
-func writeStruct(h hash.Hash, v reflect.Value) {
-	exported := 0
+func (d *digester) writeMap(v reflect.Value) {
+	keys := v.MapKeys()
+	if v.Type().Key().Kind() != reflect.String {
+		d.opaque = true // there is no order to read it in
+		return
+	}
+	slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+	d.number(uint64(len(keys)))
+	for _, k := range keys {
+		d.text(k.String())
+		d.write(v.MapIndex(k))
+	}
+}
+
+// writeStruct reads the exported fields. A type that hides some tells its
+// content as text (netip.Prefix, time.Time).
+func (d *digester) writeStruct(v reflect.Value) {
+	hides := false
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		if !f.IsExported() {
+			hides = true
 			continue
 		}
-		exported++
-		text(h, f.Name)
-		write(h, v.Field(i))
+		d.text(f.Name)
+		d.write(v.Field(i))
 	}
-	if exported > 0 {
+	if !hides {
 		return
 	}
-	if s, ok := v.Interface().(interface{ String() string }); ok {
-		text(h, s.String())
+	m, ok := v.Interface().(encoding.TextMarshaler)
+	if !ok && v.CanAddr() {
+		m, ok = v.Addr().Interface().(encoding.TextMarshaler)
 	}
+	if !ok {
+		d.opaque = true
+		return
+	}
+	t, err := m.MarshalText()
+	d.opaque = d.opaque || err != nil
+	d.text(string(t))
 }
 
-func text(h hash.Hash, s string) {
-	number(h, uint64(len(s)))
-	h.Write([]byte(s))
+func (d *digester) text(s string) {
+	d.number(uint64(len(s)))
+	d.all = append(d.all, s...)
 }
 
-func number(h hash.Hash, n uint64) {
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], n)
-	h.Write(b[:])
-}
+func (d *digester) number(n uint64) { d.all = binary.AppendUvarint(d.all, n) }

@@ -127,18 +127,20 @@ func (b *build) finishProxy(name string, r config.Route, s proxy.Settings, out l
 			return out, err
 		}
 		s.Backends = append(s.Backends, up)
-		inputs = append(inputs, b.cfg.Upstreams[bk.Upstream])
+		inputs = append(inputs, b.upstreamDigests[bk.Upstream])
 	}
 	if m := r.Mirror; m != nil {
 		s.Mirror = &proxy.MirrorSettings{Upstream: b.upstream(m.Upstream), Percent: m.Percent, MaxBody: int(m.MaxBody)}
-		inputs = append(inputs, b.cfg.Upstreams[m.Upstream])
+		inputs = append(inputs, b.upstreamDigests[m.Upstream])
 	}
 	key := "proxy/" + name
 	b.paths[key] = "routes." + name
-	sum := digest(append(inputs, b.settings.Zone)...)
-	if u, same := b.units.Reuse(b.prev, key, sum); same {
-		out.handler = u.(*proxy.Proxy).Handle
-		return out, nil
+	sum := digest(inputs...)
+	if b.sameUpstreams(out.needs) {
+		if u, same := b.units.Reuse(b.prev, key, sum); same {
+			out.handler = u.(*proxy.Proxy).Handle
+			return out, nil
+		}
 	}
 	p, err := proxy.New(s)
 	if err != nil {
@@ -147,6 +149,12 @@ func (b *build) finishProxy(name string, r config.Route, s proxy.Settings, out l
 	b.units.Add(key, sum, p)
 	out.handler = p.Handle
 	return out, nil
+}
+
+// sameUpstreams reports whether all upstreams have been taken over. One that
+// could not be started is made anew although its settings are the same.
+func (b *build) sameUpstreams(keys []string) bool {
+	return !slices.ContainsFunc(keys, func(key string) bool { return b.prev.Lookup(key) != b.units.Lookup(key) })
 }
 
 func (b *build) backend(bk config.Backend) (proxy.Backend, error) {

@@ -22,6 +22,7 @@ func (b *build) upstreams() {
 		key := upstreamKey + name
 		b.paths[key] = "upstreams." + name
 		sum := digest(c, b.settings.Zone)
+		b.upstreamDigests[name] = sum
 		if _, same := b.units.Reuse(b.prev, key, sum); same {
 			continue
 		}
