@@ -15,7 +15,7 @@ import (
 // Reference is the description of every key of a config with plugins of these
 // kinds, in Markdown.
 func Reference(kinds Kinds) []byte {
-	r := reference{kinds: kinds, done: make(map[reflect.Type]bool)}
+	r := reference{kinds: kinds, done: make(map[reflect.Type]string)}
 	r.line("# Configuration reference\n")
 	r.line("<!-- Generated from the code by `make gen`; do not edit. -->\n")
 	r.line("One YAML file, or a folder of `*.yaml` and `*.yml` files merged in the order of their names.")
@@ -36,7 +36,7 @@ func Reference(kinds Kinds) []byte {
 type reference struct {
 	b     strings.Builder
 	kinds Kinds
-	done  map[reflect.Type]bool
+	done  map[reflect.Type]string // under which title
 }
 
 func (r *reference) line(format string, args ...any) {
@@ -45,13 +45,14 @@ func (r *reference) line(format string, args ...any) {
 
 // section describes one struct as a table, then the structs in it.
 func (r *reference) section(title string, t reflect.Type, level int) {
-	if r.done[t] {
+	r.line("%s %s\n", strings.Repeat("#", level), title)
+	if other := r.done[t]; other != "" {
+		r.line("The same keys as %s.\n", other)
 		return
 	}
 	if t.Name() != "" {
-		r.done[t] = true
+		r.done[t] = title
 	}
-	r.line("%s %s\n", strings.Repeat("#", level), title)
 	if doc := docOf(t, ""); doc != "" {
 		r.line("%s\n", doc)
 	}
@@ -147,10 +148,14 @@ func typeName(t reflect.Type) string {
 	case reflect.Map:
 		return "map of " + typeName(t.Elem())
 	case reflect.Struct:
-		if strict.IsText(t) {
+		switch {
+		case !strict.IsText(t):
+			return "section"
+		case hasFields(t):
 			return "text or section"
+		default:
+			return "text"
 		}
-		return "section"
 	case reflect.Bool:
 		return "bool"
 	case reflect.String:

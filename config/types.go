@@ -34,7 +34,7 @@ type Node struct {
 	Name string `yaml:"name"`
 	// Zone this node runs in, for zone-aware balancing.
 	Zone string `yaml:"zone"`
-	// Where the node keeps its own files.
+	// Where the node keeps its own files, such as the token of the admin API. Relative to where the node is started.
 	DataDir string `yaml:"data_dir" default:"./data"`
 	// The admin address: metrics, health, profiles.
 	Admin Admin `yaml:"admin"`
