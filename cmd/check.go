@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
@@ -81,7 +82,16 @@ func kinds(list []plugins.Factory) config.Kinds {
 }
 
 // loadConfig reads and checks config files and folders. Its error lists every
-// problem, a line each.
+// problem, a line each. A config without a listener is a mistake here, though
+// its parts may be right: most likely an editor has just emptied the file, and
+// a running node must not close its listeners for that.
 func loadConfig(paths []string, extra []plugins.Factory) (*config.Config, *config.Source, error) {
-	return config.Load(paths, kinds(allPlugins(extra)), config.Options{})
+	cfg, src, err := config.Load(paths, kinds(allPlugins(extra)), config.Options{})
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(cfg.Listeners) == 0 {
+		return nil, nil, fmt.Errorf("%s: listeners: there is none, so nothing would be served", strings.Join(paths, ", "))
+	}
+	return cfg, src, nil
 }

@@ -1,7 +1,6 @@
 package cmd
 
 import (
-	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -84,9 +83,6 @@ func (x *explainCommand) pick(s *snapshot.Snapshot) (*snapshot.Listener, error) 
 		byName[l.Name] = l
 	}
 	slices.Sort(names)
-	if len(names) == 0 {
-		return nil, errors.New("the config has no listener")
-	}
 	if x.Listener == "" {
 		return byName[names[0]], nil
 	}

@@ -4,10 +4,12 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"reflect"
 	"runtime/debug"
 	"sync"
@@ -49,9 +51,10 @@ type Status struct {
 
 // Loop is the control loop of one node.
 type Loop struct {
-	s     Settings
-	node  config.Node
-	drain time.Duration
+	s      Settings
+	node   config.Node
+	events config.WAFEventLog
+	drain  time.Duration
 
 	reload   sync.Mutex     // serialises apply; guards source; taken before mu
 	source   *config.Source // of the running config
@@ -70,24 +73,44 @@ func New(s Settings) *Loop { return &Loop{s: s, stop: func() {}} }
 // the source. A route that cannot be built on this node is served as broken
 // instead of keeping the node from starting.
 func (l *Loop) Start(ctx context.Context, first *config.Config, src *config.Source) error {
-	l.node = first.Node
+	l.node, l.events = first.Node, first.WAF.EventLog
 	l.drain = first.Node.Drain.Timeout.D()
-	if err := l.apply(ctx, first, src, compile.ServeTheRest); err != nil {
-		return err
-	}
 	if len(l.s.Paths) == 0 {
-		return nil
+		return l.apply(ctx, first, src, compile.ServeTheRest)
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	l.stop = cancel
-	changed := func() { _ = l.Reload(ctx, "file changed") } // Reload reports its own failure
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	changed := func() { _ = l.Reload(running, "file changed") } // Reload reports its own failure
+	// Building takes a while: what changes meanwhile must not be missed.
 	w, err := watch.New(l.s.Paths, changed)
 	if err != nil {
 		cancel()
 		return fmt.Errorf("watching the config: %w", err)
 	}
-	l.done.Go(func() { w.Run(ctx) })
+	if err := l.apply(ctx, first, src, compile.ServeTheRest); err != nil {
+		cancel()
+		return errors.Join(err, w.Close())
+	}
+	l.stop = cancel
+	l.done.Go(func() {
+		if outdated(src) {
+			changed()
+		}
+		w.Run(running)
+	})
 	return nil
+}
+
+// outdated is true if a file has changed between being read and being watched.
+func outdated(src *config.Source) bool {
+	for _, f := range src.Files {
+		if st, err := os.Stat(f.Name); err == nil && !st.Mode().IsRegular() {
+			continue // a pipe can be read only once
+		}
+		if now, err := os.ReadFile(f.Name); err != nil || !bytes.Equal(now, f.Data) {
+			return true
+		}
+	}
+	return false
 }
 
 // Close ends the watching. It is safe twice and without Start.
@@ -101,7 +124,7 @@ func (l *Loop) Close() {
 // returned.
 func (l *Loop) Reload(ctx context.Context, why string) error {
 	started := time.Now()
-	err := l.tryReload(ctx)
+	err := l.tryReload(ctx, why)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -116,7 +139,7 @@ func (l *Loop) Reload(ctx context.Context, why string) error {
 	return nil
 }
 
-func (l *Loop) tryReload(ctx context.Context) error {
+func (l *Loop) tryReload(ctx context.Context, why string) error {
 	l.reload.Lock()
 	defer l.reload.Unlock()
 	cfg, src, err := l.s.Load()
@@ -124,10 +147,11 @@ func (l *Loop) tryReload(ctx context.Context) error {
 		return err
 	}
 	if src.Same(l.source) && len(l.Status().Broken) == 0 {
-		return nil // a broken route may have been mended outside the config
+		l.s.Log.Info("the config has not changed", "cause", why)
+		return nil // with a broken route one goes on: it may have been mended outside the config
 	}
-	if !reflect.DeepEqual(cfg.Node, l.node) {
-		l.s.Log.Warn("settings under node changed; they take effect after a restart")
+	if !reflect.DeepEqual(cfg.Node, l.node) || cfg.WAF.EventLog != l.events {
+		l.s.Log.Warn("settings under node or waf.event_log differ from those the node started with; they take effect after a restart")
 	}
 	return l.apply(ctx, cfg, src, compile.AllOrNothing)
 }
