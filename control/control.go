@@ -148,6 +148,7 @@ func (l *Loop) tryReload(ctx context.Context, why string) error {
 	}
 	if src.Same(l.source) && len(l.Status().Broken) == 0 {
 		l.s.Log.Info("the config has not changed", "cause", why)
+		l.s.Metrics.Config.Unchanged()
 		return nil // with a broken route one goes on: it may have been mended outside the config
 	}
 	if !reflect.DeepEqual(cfg.Node, l.node) || cfg.WAF.EventLog != l.events {
@@ -174,10 +175,10 @@ func (l *Loop) apply(ctx context.Context, cfg *config.Config, src *config.Source
 		l.s.Log.Error("a route cannot be built on this node; it answers 503", "route", name, "error", why)
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.revision++
 	l.s.Metrics.Config.Applied(l.revision, time.Now(), time.Since(started), len(result.Broken))
 	l.status.Digest, l.status.Loaded, l.status.Broken = digest, time.Now(), result.Broken
+	l.mu.Unlock()
 	debug.FreeOSMemory() // building leaves more behind than serving will ever need
 	l.s.Log.Info("config is live", "digest", short(digest), "routes", len(cfg.Routes), "upstreams", len(cfg.Upstreams))
 	return nil

@@ -166,6 +166,10 @@ func (c *Config) Applied(revision int64, now time.Time, took time.Duration, brok
 	c.succeeded.Inc()
 }
 
+// Unchanged notes that the newest config is the running one, which ends an
+// earlier failure.
+func (c *Config) Unchanged() { c.ok.Store(1) }
+
 // Failed notes that a reload changed nothing.
 func (c *Config) Failed(took time.Duration) {
 	c.ok.Store(0)
