@@ -18,7 +18,7 @@ const modulePath = "github.com/gatehouse-proxy/gatehouse"
 var replacements = []string{"github.com/molecule-man/go-brrr => github.com/molecule-man/go-brrr v1.0.1"}
 
 type buildCommand struct {
-	With   []string `required:"" help:"Go module of a plugin, with optional version or local folder: MODULE[@VERSION][=FOLDER]. Its package must have func Factory() plugins.Factory." placeholder:"MODULE"`
+	With   []string `required:"" sep:"none" help:"Go module of a plugin, with optional version or local folder: MODULE[@VERSION][=FOLDER]; may be repeated. Its package must have func Factory() plugins.Factory." placeholder:"MODULE"`
 	Output string   `short:"o" default:"./gatehouse" help:"Where to write the binary."`
 	Source string   `help:"Folder with Gatehouse's own source, instead of the published module." placeholder:"FOLDER"`
 	At     string   `help:"Version of Gatehouse to build; default: this binary's." placeholder:"VERSION"`

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"slices"
 
 	"github.com/alecthomas/kong"
 
@@ -59,18 +60,44 @@ func Main(version string, args []string, extra ...plugins.Factory) int {
 	if err != nil {
 		panic("BUG: " + err.Error())
 	}
-	parsed, err := parser.Parse(args)
+	parsed, err := parser.Parse(habits(args))
 	if exit >= 0 { // --help was asked for and has been answered
+		if len(args) == 0 {
+			return exitUsage
+		}
 		return exit
 	}
 	if err != nil {
-		fmt.Fprintf(env.err, "gatehouse: %v (see gatehouse --help)\n", err)
+		fmt.Fprintf(env.err, "gatehouse: %v (see %s --help)\n", err, about(err))
 		return exitUsage
 	}
 	if err := parsed.Run(env); err != nil {
 		return env.fail(err)
 	}
 	return exitFine
+}
+
+// habits turns what people type at other programs into what is meant here.
+func habits(args []string) []string {
+	switch {
+	case len(args) == 0:
+		return []string{"--help"}
+	case args[0] == "help":
+		return append(slices.Clone(args[1:]), "--help")
+	case args[0] == "--version":
+		return []string{"version"}
+	default:
+		return args
+	}
+}
+
+// about is the command whose help tells more about a mistake in the arguments.
+func about(err error) string {
+	var p *kong.ParseError
+	if errors.As(err, &p) && p.Context != nil && p.Context.Selected() != nil {
+		return "gatehouse " + p.Context.Selected().Name
+	}
+	return "gatehouse"
 }
 
 // fail says what went wrong, and how badly.

@@ -153,10 +153,10 @@ func startDemo(env *environment, v demoValues) (*node, error) {
 func freeAddress(address string) (string, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		host, _, splitErr := net.SplitHostPort(address)
-		if splitErr != nil {
-			return "", &usageError{fmt.Errorf("gatehouse: %q: %w", address, splitErr)}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return "", &usageError{fmt.Errorf("gatehouse: %w", err)}
 		}
+		host, _, _ := net.SplitHostPort(address) // Listen has understood it
 		if l, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
 			return "", err
 		}

@@ -14,10 +14,10 @@ import (
 )
 
 type explainCommand struct {
-	Config   []string `short:"c" required:"" help:"Config file, or a folder of them; may be repeated." placeholder:"FILE"`
+	Config   []string `short:"c" required:"" sep:"none" help:"Config file, or a folder of them; may be repeated." placeholder:"FILE"`
 	Method   string   `arg:"" help:"Method, such as GET."`
 	URL      string   `arg:"" help:"Address, such as http://api.example.com/v1/users?id=1."`
-	Header   []string `short:"H" help:"Header field, 'Name: value'; may be repeated." placeholder:"FIELD"`
+	Header   []string `short:"H" sep:"none" help:"Header field, 'Name: value'; may be repeated." placeholder:"FIELD"`
 	Listener string   `help:"Listener the request enters by; default: the first by name." placeholder:"NAME"`
 }
 
