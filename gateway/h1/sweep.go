@@ -33,12 +33,13 @@ func (s *Server) setTime(t time.Time) {
 	s.date.Store(&b)
 }
 
-// after is the coarse time d from now; 0, which is no limit, for none.
+// after is the coarse time d from now; 0, which is no limit, for none. The
+// coarse clock is late by up to a tick: nothing is ever ended early.
 func (s *Server) after(d time.Duration) int64 {
 	if d <= 0 {
 		return 0
 	}
-	return s.now.Load() + d.Milliseconds()
+	return s.now.Load() + (d + tick).Milliseconds()
 }
 
 // timedOut marks a write whose time is over.
