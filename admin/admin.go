@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -47,6 +48,7 @@ type Server struct {
 	draining atomic.Bool
 	listener net.Listener
 	http     *http.Server
+	serving  sync.WaitGroup
 }
 
 // New makes a server and its token file DATA_DIR/admin.token, which is written
@@ -100,7 +102,16 @@ func loadToken(path string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", fmt.Errorf("node.data_dir: %w", err)
 	}
-	if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
+	// Another node of the same folder may be doing the same: the first one wins.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return loadToken(path)
+	}
+	if err == nil {
+		_, err = f.WriteString(token + "\n")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
 		return "", fmt.Errorf("node.data_dir: writing the admin token: %w", err)
 	}
 	return token, nil
@@ -114,18 +125,22 @@ func (a *Server) Start(ctx context.Context) error {
 		return fmt.Errorf("node.admin.address %q: %w", a.settings.Address, err)
 	}
 	a.listener = l
-	go a.http.Serve(l) //nolint:errcheck // it ends with ErrServerClosed, on Close
+	a.serving.Go(func() { _ = a.http.Serve(l) }) // it ends with ErrServerClosed, on Close
 	return nil
 }
 
-// Addr is the bound address.
+// Addr is the bound address, after Start.
 func (a *Server) Addr() net.Addr { return a.listener.Addr() }
 
 // Drain makes the node unready, before listeners close.
 func (a *Server) Drain() { a.draining.Store(true) }
 
 // Close stops serving at once; safe without Start.
-func (a *Server) Close() error { return a.http.Close() }
+func (a *Server) Close() error {
+	err := a.http.Close()
+	a.serving.Wait()
+	return err
+}
 
 func (a *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	body := map[string]any{"ready": true, "detail": a.settings.Detail()}
