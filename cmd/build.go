@@ -30,9 +30,9 @@ type extension struct{ module, version, folder string }
 var moduleName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~/-]*$`)
 
 func parseExtension(s string) (extension, error) {
-	rest, folder, _ := strings.Cut(s, "=")
+	rest, folder, local := strings.Cut(s, "=")
 	module, version, _ := strings.Cut(rest, "@")
-	if !moduleName.MatchString(module) {
+	if !moduleName.MatchString(module) || local && folder == "" {
 		return extension{}, &usageError{fmt.Errorf("gatehouse: --with %q: must be MODULE[@VERSION][=FOLDER]", s)}
 	}
 	if folder != "" {

@@ -47,6 +47,11 @@ type environment struct {
 // besides the built-in ones.
 func Main(version string, args []string, extra ...plugins.Factory) int {
 	env := &environment{version: versionOf(version), plugins: extra, in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	return env.main(args)
+}
+
+// main is Main for any surroundings.
+func (env *environment) main(args []string) int {
 	var c commands
 	exit := -1
 	parser, err := kong.New(&c,
