@@ -20,7 +20,7 @@ func (v *validator) route(name string, r Route, a *at) {
 		oneOf(a.p(), given([]string{"backends", "redirect", "respond"}, hasBackends, r.Redirect != nil, r.Respond != nil),
 			"backends", "redirect", "respond")
 	} else if !hasBackends {
-		for _, key := range given([]string{"rewrite", "hedge", "mirror"}, r.Rewrite != nil, r.Hedge != nil, r.Mirror != nil) {
+		for _, key := range given([]string{"rewrite", "hedge", "mirror", "fault"}, r.Rewrite != nil, r.Hedge != nil, r.Mirror != nil, r.Fault != nil) {
 			a.p().Add(key, "is only for a route with backends")
 		}
 	}
