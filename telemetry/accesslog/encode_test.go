@@ -3,6 +3,7 @@ package accesslog
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -105,8 +106,25 @@ func TestMaskedHeaders(t *testing.T) {
 	}
 }
 
+// TestHostileHeaders: nothing drives the terminal of who reads the log, and
+// headers of 64 KiB do not make lines of that size.
+func TestHostileHeaders(t *testing.T) {
+	fl := newFields([]string{"X-H"}, nil)
+	r := full()
+	r.UserAgent = "\u009b2J\x7f" + strings.Repeat("é", 30_000)
+	r.Referer = "http://r.test/" + strings.Repeat("a", 60_000)
+	r.Request = headers{"X-H": "x" + strings.Repeat("é", 30_000)}
+	line := fl.appendJSON(nil, &r)
+	if bytes.ContainsRune(line, '\u009b') || bytes.ContainsRune(line, 0x7f) || !bytes.Contains(line, []byte(`"\u009b2J\u007fé`)) {
+		t.Errorf("terminal controls in %.300q", line)
+	}
+	if len(line) > 4*longest || bytes.Contains(line, []byte(`\ufffd`)) || !json.Valid(line) {
+		t.Errorf("a line of %d bytes, or with half a character", len(line))
+	}
+}
+
 func FuzzEscapeLikeEncodingJSON(f *testing.F) {
-	for _, s := range []string{"", "plain", "q\"\\/\b\f\n\r\t\x00\x1f\x7f", "é\u2028\u2029\xff\xc3", "<a&b>"} {
+	for _, s := range []string{"", "plain", "q\"\\/\b\f\n\r\t\x00\x1f\x7f", "é\u2028\u2029\xff\xc3", "<a&b>", "\u0080\u009b2J\u009f\u00a0"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -117,8 +135,12 @@ func FuzzEscapeLikeEncodingJSON(f *testing.F) {
 		if err := enc.Encode(s); err != nil {
 			t.Fatal(err)
 		}
-		if got+"\n" != want.String() {
-			t.Fatalf("%q: got %s, encoding/json writes %s", s, got, want.String())
+		text := want.String() // in which terminal controls stand as they are
+		for c := rune(0x7f); c < 0xa0; c++ {
+			text = strings.ReplaceAll(text, string(c), fmt.Sprintf(`\u%04x`, c))
+		}
+		if got+"\n" != text {
+			t.Fatalf("%q: got %s, encoding/json writes %s", s, got, text)
 		}
 	})
 }

@@ -44,10 +44,10 @@ func (f *fields) appendJSON(b []byte, r *Record) []byte {
 	b = text(b, "subject", r.Subject)
 	b = text(b, "auth", r.Auth)
 	b = waf(b, &r.WAF)
-	b = text(b, "user_agent", r.UserAgent)
+	b = text(b, "user_agent", short(r.UserAgent))
 	if r.Referer != "" {
 		b = append(b, `,"referer":"`...)
-		b = f.url(b, r.Referer, appendEscaped)
+		b = f.url(b, short(r.Referer), appendEscaped)
 		b = append(b, '"')
 	}
 	b = f.headers(b, r.Request)
@@ -115,7 +115,7 @@ func (f *fields) headers(b []byte, from HeaderSource) []byte {
 		if h.masked {
 			b = append(b, masked...)
 		} else {
-			b = appendEscaped(b, v)
+			b = appendEscaped(b, short(v))
 		}
 		b = append(b, '"')
 	}
@@ -123,6 +123,23 @@ func (f *fields) headers(b []byte, from HeaderSource) []byte {
 		b = append(b, '}')
 	}
 	return b
+}
+
+// longest is how much of a header's value is logged, in bytes. A client must not
+// fill the disk, or the room in which lines wait to be written, with headers of
+// 64 KiB.
+const longest = 2 << 10
+
+// short is s, or its beginning in whole characters.
+func short[S ~string | ~[]byte](s S) S {
+	if len(s) <= longest {
+		return s
+	}
+	n := longest
+	for n > longest-utf8.UTFMax && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
 
 // text appends a member unless v is empty. key needs no escaping.
@@ -200,13 +217,14 @@ const hexDigits = "0123456789abcdef"
 // plain marks the bytes that stand for themselves inside a JSON string.
 var plain = func() (t [256]bool) {
 	for c := 0x20; c < utf8.RuneSelf; c++ {
-		t[c] = c != '"' && c != '\\'
+		t[c] = c != '"' && c != '\\' && c != 0x7f
 	}
 	return t
 }()
 
 // appendEscaped appends s as the inside of a JSON string: valid JSON for any
-// bytes, and what encoding/json writes without HTML escaping.
+// bytes, and what encoding/json writes without HTML escaping, but with nothing
+// left in it that drives a terminal (DEL and the C1 controls).
 func appendEscaped[S ~string | ~[]byte](b []byte, s S) []byte {
 	start, i := 0, 0
 	for i < len(s) {
@@ -229,6 +247,10 @@ func appendEscaped[S ~string | ~[]byte](b []byte, s S) []byte {
 			b = append(b, s[start:i]...)
 			b = append(b, `\ufffd`...)
 			start = i + 1
+		case r < 0xa0: // U+009B begins a control sequence as ESC [ does
+			b = append(b, s[start:i]...)
+			b = escapeByte(b, byte(r))
+			start = i + size
 		case r == '\u2028' || r == '\u2029': // line ends to JavaScript
 			b = append(b, s[start:i]...)
 			b = append(b, `\u202`...)
