@@ -28,6 +28,12 @@ type Config struct {
 	Mode string `yaml:"mode" enum:"off,detect,block"`
 }
 
+// References tells the config which policy is meant, so that a name that does
+// not exist is reported together with all other mistakes.
+func (c *Config) References(ref func(kind, key, name string)) {
+	ref("waf_policy", "policy", c.Policy)
+}
+
 // Factory makes the plugin. Engines come from pool, which all its instances and
 // all revisions of a config share. Events go to sink besides the log; sink may
 // be nil.
