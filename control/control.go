@@ -178,6 +178,7 @@ func (l *Loop) apply(ctx context.Context, cfg *config.Config, src *config.Source
 	l.revision++
 	l.s.Metrics.Config.Applied(l.revision, time.Now(), time.Since(started), len(result.Broken))
 	l.status.Digest, l.status.Loaded, l.status.Broken = digest, time.Now(), result.Broken
+	l.status.Error, l.status.ErrorAt = "", time.Time{} // it tells of an older config
 	l.mu.Unlock()
 	debug.FreeOSMemory() // building leaves more behind than serving will ever need
 	l.s.Log.Info("config is live", "digest", short(digest), "routes", len(cfg.Routes), "upstreams", len(cfg.Upstreams))
