@@ -60,7 +60,7 @@ type WAFPolicy struct {
 	// Default: the CRS list and application/grpc, protobuf, problem+json and merge-patch.
 	AllowedContentTypes []string `yaml:"allowed_content_types"`
 	// How much of a request body is inspected.
-	RequestBodyLimit unit.Size `yaml:"request_body_limit" default:"1MiB" min:"1KiB" max:"128MiB"`
+	RequestBodyLimit unit.Size `yaml:"request_body_limit" default:"256KiB" min:"1KiB" max:"128MiB"`
 	// A longer one is refused with 413, or inspected up to the limit.
 	BodyOverLimit string `yaml:"body_over_limit" enum:"reject,inspect_prefix" default:"reject"`
 	// Inspect reply bodies.

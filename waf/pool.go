@@ -17,6 +17,7 @@ type Pool struct {
 	mu      sync.Mutex // guards engines, known and the references in them
 	engines map[digest]*shared
 	known   map[digest]known
+	turns   *turns
 }
 
 // shared is an engine with those who use it.
@@ -36,7 +37,9 @@ type known struct {
 }
 
 // NewPool returns an empty pool.
-func NewPool() *Pool { return &Pool{engines: map[digest]*shared{}, known: map[digest]known{}} }
+func NewPool() *Pool {
+	return &Pool{engines: map[digest]*shared{}, known: map[digest]known{}, turns: newTurns()}
+}
 
 // Len is how many engines there are.
 func (p *Pool) Len() int {

@@ -73,9 +73,10 @@ func (i *inspection) afterReply() error {
 // request inspects head and body. An error is a refusal that is not a verdict:
 // a body that is too long or did not arrive.
 func (i *inspection) request() (engine.Verdict, error) {
-	r := i.view()
-	if v := i.run.Head(&r); v.Action != engine.Pass {
-		return v, nil
+	r, size := i.view()
+	v, err := i.inTurn(size, func() engine.Verdict { return i.run.Head(&r) })
+	if err != nil || v.Action != engine.Pass {
+		return v, err
 	}
 	if !i.e.Front.HasBody() {
 		return i.run.Body(nil, true), nil
@@ -92,12 +93,26 @@ func (i *inspection) request() (engine.Verdict, error) {
 	if over := !whole || len(body) > g.BodyLimit; over && g.RejectOver {
 		return engine.Verdict{}, reason.WAFBodyTooLarge.Because("policy %s: more than %d bytes", g.Policy, g.BodyLimit)
 	}
-	return i.run.Body(body, whole), nil
+	return i.inTurn(len(body), func() engine.Verdict { return i.run.Body(body, whole) })
+}
+
+// inTurn inspects n bytes when there is room for something of that size.
+func (i *inspection) inTurn(n int, inspect func() engine.Verdict) (engine.Verdict, error) {
+	if n < engine.Large {
+		return inspect(), nil
+	}
+	end, ok := i.p.pool.Turn(i.e.Context())
+	if !ok {
+		return engine.Verdict{}, reason.Overloaded.Because("policy %s: too many large requests to inspect at once", i.p.guard.Policy)
+	}
+	defer end()
+	return inspect(), nil
 }
 
 // view copies what the engine is to see, because it keeps strings for as long
-// as its transaction lives. All header fields share one allocation.
-func (i *inspection) view() engine.Request {
+// as its transaction lives. All header fields share one allocation. total is the
+// size of it in bytes.
+func (i *inspection) view() (r engine.Request, total int) {
 	size, n := 0, 0
 	i.e.Front.EachField(func(name, value []byte) bool {
 		size += len(name) + len(value)
@@ -129,7 +144,7 @@ func (i *inspection) view() engine.Request {
 		Host:     strings.Clone(i.e.Host),
 		Path:     strings.Clone(i.e.Path),
 		Fields:   fields,
-	}
+	}, size + len(i.e.Front.RawTarget())
 }
 
 func localAddr(ctx *fasthttp.RequestCtx) netip.AddrPort {
