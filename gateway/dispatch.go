@@ -92,9 +92,11 @@ func locate(ctx *fasthttp.RequestCtx, e *exchange.Exchange, rules target.Rules) 
 	e.Host = keep(forHost, name)
 	e.Query = keep(forQuery, query)
 	clean, why := target.Normalize(forPath[:0], path, rules)
-	if e.Path = keep(forPath, clean); why != nil {
+	if why != nil {
+		e.Path = keep(forPath, path) // for the log: the request goes nowhere
 		return why
 	}
+	e.Path = keep(forPath, clean)
 	if !pipeline.KnowsMethod(ctx.Method()) {
 		return reason.MethodRefused
 	}
