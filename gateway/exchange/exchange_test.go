@@ -133,12 +133,12 @@ func TestContextEndsAtTheDeadline(t *testing.T) {
 		e := exchange.Acquire(&ctx, &front{}, &owner{})
 		e.Deadline = time.Now().Add(time.Minute)
 		c := e.Context()
-		time.Sleep(time.Minute - 1)
+		time.Sleep(time.Minute - time.Nanosecond)
 		synctest.Wait()
 		if c.Err() != nil {
 			t.Fatalf("too early: %v", c.Err())
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if !errors.Is(c.Err(), context.DeadlineExceeded) {
 			t.Errorf("got %v", c.Err())

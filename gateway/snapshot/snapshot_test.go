@@ -64,6 +64,7 @@ func (u *tracked) Start(context.Context) error {
 	}
 	return nil
 }
+
 func (u *tracked) Close(context.Context) error { *u.log = append(*u.log, "close "+u.name); return nil }
 func (u *tracked) Retire()                     { *u.log = append(*u.log, "retire "+u.name) }
 
