@@ -9,6 +9,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/config/strict"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxy"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
@@ -139,7 +140,11 @@ func TestWhatPluginsAreGiven(t *testing.T) {
 		t.Errorf("bob: %+v", b)
 	}
 	d, p := s.WAF["default"], s.WAF["strict"]
-	if d.Mode != "block" || !d.CRS || d.ParanoiaLevel != 1 || d.InboundThreshold != 5 || d.RequestBodyLimit != 1<<20 {
+	var c config.WAFPolicy // the policy "default" is there without being written
+	if err := strict.Unmarshal([]byte("{}"), &c); err != nil {
+		t.Fatal(err)
+	}
+	if d.Mode != c.Mode || !d.CRS || d.ParanoiaLevel != c.ParanoiaLevel || d.InboundThreshold != c.InboundThreshold || d.RequestBodyLimit != int64(c.RequestBodyLimit) {
 		t.Errorf("default: %+v", d)
 	}
 	if p.ParanoiaLevel != 3 || p.DetectionParanoiaLevel != 3 || len(p.Exclusions) != 1 || p.Exclusions[0].Targets[0] != "ARGS:q" {
