@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/admin"
@@ -33,7 +34,7 @@ type node struct {
 	compiler  *compile.Compiler
 	loop      *control.Loop
 	admin     *admin.Server // nil: off
-	events    io.Closer     // the WAF's event log; nil: none
+	events    *waf.EventLog // nil: none
 }
 
 // nodeSettings are what newNode builds a node from.
@@ -48,24 +49,29 @@ type nodeSettings struct {
 }
 
 // newNode builds and starts a node. On an error everything started so far is stopped.
-func newNode(ctx context.Context, s nodeSettings) (n *node, err error) {
-	c := s.config.Node
-	n = &node{config: s.config}
-	defer func() {
-		if err != nil {
-			n.close(ctx)
-		}
-	}()
-	if n.log, err = logging.New(s.log, logging.Settings{Level: c.Log.Level, Format: c.Log.Format}); err != nil {
+func newNode(ctx context.Context, s nodeSettings) (*node, error) {
+	n := &node{config: s.config}
+	if err := n.open(ctx, s); err != nil {
+		_ = n.close(ctx) // why it did not start says more
 		return nil, err
+	}
+	return n, nil
+}
+
+// open fills in a node, part by part; close undoes what it got to.
+func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
+	c := s.config.Node
+	c.Name = nodeName(c)
+	if n.log, err = logging.New(s.log, logging.Settings{Level: c.Log.Level, Format: c.Log.Format}); err != nil {
+		return err
 	}
 	n.metrics = metrics.New(metrics.Settings{Version: s.version, Reasons: reasonNames()})
 	if err := n.openTelemetry(ctx, c, s.version); err != nil {
-		return nil, err
+		return err
 	}
 	engines, sink, err := n.firewall(s.config)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	n.gateway = gateway.New(gateway.Settings{Log: n.log, Metrics: n.metrics, AccessLog: n.accessLog, Tracer: n.tracer})
 	n.compiler, err = compile.New(compile.Settings{
@@ -73,16 +79,25 @@ func newNode(ctx context.Context, s nodeSettings) (n *node, err error) {
 		Log:     n.log, Metrics: n.metrics, Zone: c.Zone, Node: c.Name,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	n.loop = control.New(control.Settings{
 		Load: s.load, Paths: s.watch, Compiler: n.compiler,
 		Gateway: n.gateway, Metrics: n.metrics, Log: n.log,
 	})
 	if err := n.openAdmin(ctx, c); err != nil {
-		return nil, err
+		return err
 	}
-	return n, n.loop.Start(ctx, s.config, s.source)
+	return n.loop.Start(ctx, s.config, s.source)
+}
+
+// nodeName is the name in the config, or else the machine's.
+func nodeName(c config.Node) string {
+	if c.Name != "" {
+		return c.Name
+	}
+	name, _ := os.Hostname() // without one the name stays empty, as in the config
+	return name
 }
 
 func (n *node) openTelemetry(ctx context.Context, c config.Node, version string) (err error) {
@@ -93,7 +108,7 @@ func (n *node) openTelemetry(ctx context.Context, c config.Node, version string)
 			OnError: func(err error) { n.log.Error("writing the access log", "error", err) },
 		})
 		if err != nil {
-			return fmt.Errorf("node.access_log.path: %w", err)
+			return err
 		}
 		n.metrics.AccessLog(n.accessLog.Stats)
 	}
@@ -125,7 +140,7 @@ func (n *node) firewall(c *config.Config) (*waf.Pool, waf.Sink, error) {
 	}
 	log, err := waf.OpenEventLog(l.Path, format)
 	if err != nil {
-		return nil, nil, fmt.Errorf("waf.event_log.path: %w", err)
+		return nil, nil, err
 	}
 	n.events = log
 	return pool, log, nil
@@ -158,7 +173,7 @@ type status struct {
 func (n *node) status() status {
 	open, idle, tunnels := n.gateway.Connections()
 	s := status{
-		Node: n.config.Node.Name, Zone: n.config.Node.Zone, Config: n.loop.Status(),
+		Node: nodeName(n.config.Node), Zone: n.config.Node.Zone, Config: n.loop.Status(),
 		Connections: map[string]int{"open": open, "idle": idle, "tunnels": tunnels},
 	}
 	if snap := n.gateway.Current(); snap != nil && snap.TryRef() {

@@ -6,14 +6,23 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
 )
 
 type runCommand struct {
-	Config  []string `short:"c" required:"" help:"Config file, or a folder of them; may be repeated." placeholder:"FILE"`
+	Config  []string `short:"c" required:"" sep:"none" help:"Config file, or a folder of them; may be repeated." placeholder:"FILE"`
 	NoWatch bool     `help:"Do not reload when the file changes; SIGHUP still reloads."`
+}
+
+// Help is what is shown besides the flags.
+func (*runCommand) Help() string {
+	return `Signals: SIGTERM and SIGINT drain and stop, a second one stops at once. SIGHUP
+reads the config again and reopens the logs. SIGUSR1 reopens the logs, after a
+rotation.`
 }
 
 // Run runs a node until SIGTERM or SIGINT; a second one ends it at once.
@@ -72,21 +81,26 @@ func (n *node) follow(signals <-chan os.Signal) error {
 
 // reopenLogs lets logrotate move the files away.
 func (n *node) reopenLogs() {
-	if n.accessLog == nil {
-		return
+	var errs []error
+	if n.accessLog != nil {
+		errs = append(errs, n.accessLog.Reopen())
 	}
-	if err := n.accessLog.Reopen(); err != nil {
-		n.log.Error("reopening the access log", "error", err)
+	if n.events != nil {
+		errs = append(errs, n.events.Reopen())
+	}
+	if err := errors.Join(errs...); err != nil {
+		n.log.Error("a log could not be reopened; the old file stays in use", "error", err)
 	}
 }
 
 func (n *node) addresses() string {
-	text := ""
+	var list []string
 	for name, a := range n.gateway.Addresses() {
-		text += fmt.Sprintf("%s=%s ", name, a)
+		list = append(list, fmt.Sprintf("%s=%s", name, a))
 	}
+	slices.Sort(list)
 	if n.admin != nil {
-		text += "admin=" + n.admin.Addr().String()
+		list = append(list, "admin="+n.admin.Addr().String())
 	}
-	return text
+	return strings.Join(list, " ")
 }
