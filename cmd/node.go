@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/gatehouse-proxy/gatehouse/admin"
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/control"
@@ -143,6 +145,9 @@ func (n *node) firewall(c *config.Config) (*waf.Pool, waf.Sink, error) {
 		return nil, nil, err
 	}
 	n.events = log
+	n.metrics.Registerer().MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "gatehouse_waf_events_dropped_total", Help: "Events that the event log could not take.",
+	}, func() float64 { return float64(log.Dropped()) }))
 	return pool, log, nil
 }
 
@@ -151,7 +156,7 @@ func (n *node) openAdmin(ctx context.Context, c config.Node) (err error) {
 		return nil
 	}
 	n.admin, err = admin.New(admin.Settings{
-		Address: c.Admin.Address, DataDir: c.DataDir, Pprof: c.Admin.Pprof,
+		Address: c.Admin.Address, DataDir: c.DataDir, Pprof: c.Admin.Pprof, Log: n.log,
 		Metrics: n.metrics.Handler(), Ready: n.loop.Ready,
 		Detail: func() any { return n.status() },
 	})
