@@ -73,6 +73,9 @@ func (n *node) follow(signals <-chan os.Signal) error {
 			if cause := context.Cause(ctx); cause != nil {
 				return cause
 			}
+			if err == nil {
+				n.log.Info("stopped")
+			}
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -202,7 +203,7 @@ func (u *Upstream) count(o Outcome) {
 // emit tells of changes. u.mu must not be held.
 func (u *Upstream) emit(events []Event) {
 	for _, e := range events {
-		u.settings.Log.Info(string(e.Kind), "endpoint", e.Address, "detail", e.Detail)
+		u.log(&e)
 		if u.settings.Observer != nil {
 			u.settings.Observer.Change(e)
 		}
@@ -210,6 +211,23 @@ func (u *Upstream) emit(events []Event) {
 			u.settings.Events(e)
 		}
 	}
+}
+
+// log writes what takes endpoints away as a warning.
+func (u *Upstream) log(e *Event) {
+	level := slog.LevelInfo
+	switch e.Kind {
+	case EndpointDown, EndpointEjected, PanicBegan, ResolveFailed:
+		level = slog.LevelWarn
+	}
+	attrs := make([]any, 0, 4)
+	if e.Address != "" {
+		attrs = append(attrs, "endpoint", e.Address)
+	}
+	if e.Detail != "" {
+		attrs = append(attrs, "detail", e.Detail)
+	}
+	u.settings.Log.Log(context.Background(), level, string(e.Kind), attrs...)
 }
 
 func (u *Upstream) event(kind EventKind, address, detail string, now time.Time) Event {
