@@ -12,7 +12,7 @@ import (
 // mergeable are the maps whose keys may be spread over several files. Below
 // them a key belongs to one file, so that nothing is ever half overridden.
 var mergeable = map[string]bool{
-	"": true, "node": true, "listeners": true, "upstreams": true, "consumers": true,
+	"": true, "node": true, "listeners": true, "certificates": true, "upstreams": true, "consumers": true,
 	"waf": true, "waf.policies": true, "waf.patches": true, "routes": true,
 }
 

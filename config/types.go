@@ -16,6 +16,8 @@ type Config struct {
 	Node Node `yaml:"node"`
 	// Addresses traffic enters by.
 	Listeners map[string]Listener `yaml:"listeners"`
+	// Certificates that listeners show.
+	Certificates map[string]Certificate `yaml:"certificates"`
 	// Named sets of endpoints, each with one balancing policy.
 	Upstreams map[string]Upstream `yaml:"upstreams"`
 	// Who may call, and how they prove it.
@@ -105,6 +107,8 @@ type Listener struct {
 	Address string `yaml:"address" required:"true"`
 	// What is spoken there.
 	Protocol string `yaml:"protocol" enum:"http" default:"http"`
+	// Speak TLS. Absent: plain text.
+	TLS *ListenerTLS `yaml:"tls"`
 	// Peers whose Forwarded or X-Forwarded-* headers are believed.
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
 	// The header that trusted proxies write the client's address into. Read is

@@ -10,7 +10,8 @@ import (
 )
 
 // Referrer is a plugin config that names other parts of the config. It calls
-// ref with a kind (upstream, listener, consumer, waf_policy), the key below
+// ref with a kind (upstream, listener, certificate, consumer,
+// waf_policy), the key below
 // itself that holds the name, and the name.
 type Referrer interface {
 	References(ref func(kind, key, name string))
@@ -22,6 +23,7 @@ func Validate(c *Config, p *problem.List) {
 	v := &validator{c: c}
 	v.node(p.Under("node"))
 	v.listeners(p)
+	v.certificates(p)
 	for name, u := range each(c.Upstreams) {
 		v.upstream(name, u, under(p, "upstreams", name))
 	}
@@ -78,6 +80,8 @@ func (v *validator) exists(kind, name string) bool {
 		_, ok = v.c.Upstreams[name]
 	case "listener":
 		_, ok = v.c.Listeners[name]
+	case "certificate":
+		_, ok = v.c.Certificates[name]
 	case "consumer":
 		_, ok = v.c.Consumers[name]
 	case "waf_policy":
@@ -91,10 +95,11 @@ func (v *validator) exists(kind, name string) bool {
 func (v *validator) undefined(p *problem.List, kind, key, name string) {
 	if v.known == nil {
 		v.known = map[string][]string{
-			"upstream":   slices.Collect(maps.Keys(v.c.Upstreams)),
-			"listener":   slices.Collect(maps.Keys(v.c.Listeners)),
-			"consumer":   slices.Collect(maps.Keys(v.c.Consumers)),
-			"waf_policy": append(slices.Collect(maps.Keys(v.c.WAF.Policies)), "default"),
+			"upstream":    slices.Collect(maps.Keys(v.c.Upstreams)),
+			"listener":    slices.Collect(maps.Keys(v.c.Listeners)),
+			"certificate": slices.Collect(maps.Keys(v.c.Certificates)),
+			"consumer":    slices.Collect(maps.Keys(v.c.Consumers)),
+			"waf_policy":  append(slices.Collect(maps.Keys(v.c.WAF.Policies)), "default"),
 		}
 		v.known["waf_policy"] = slices.Compact(slices.Sorted(slices.Values(v.known["waf_policy"])))
 	}

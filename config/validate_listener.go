@@ -26,6 +26,7 @@ func (v *validator) listeners(p *problem.List) {
 	for name, l := range each(v.c.Listeners) {
 		lp := under(p, "listeners", name)
 		lp.Check(isName(name), "", "a listener's name %s", nameRule)
+		v.listenerTLS(l.TLS, lp)
 		if l.Address == "" {
 			lp.Add("address", "must not be empty")
 			continue

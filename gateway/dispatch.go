@@ -33,6 +33,11 @@ func (d *door) serve(ctx *fasthttp.RequestCtx, f exchange.Front) {
 	e := exchange.Acquire(ctx, f, b)
 	e.Start = ctx.Time()
 	e.Scheme = "http"
+	if s, ok := f.(exchange.Secured); ok {
+		if e.TLS = s.TLS(); e.TLS != nil {
+			e.Scheme = "https"
+		}
+	}
 	if a, ok := ctx.RemoteAddr().(*net.TCPAddr); ok {
 		p := a.AddrPort()
 		e.Peer = netip.AddrPortFrom(p.Addr().Unmap(), p.Port())

@@ -163,6 +163,7 @@ func (d *door) socketSettings(l *snapshot.Listener) listener.Settings {
 		Address:        l.Address,
 		MaxConnections: l.Server.MaxConnections,
 		MaxPerClient:   l.Server.MaxPerClient,
+		Filter:         d.secure(l.TLS),
 		Refused:        func(r *reason.Reason, peer netip.AddrPort) { d.refused(r, peer, nil) },
 		AcceptFailed: func(err error) {
 			d.gateway.settings.Log.Error("connections cannot be accepted; they wait", "listener", l.Name, "error", err)
@@ -289,14 +290,19 @@ func (d *door) acquire() *binding {
 
 // refused takes down what was answered, or closed, without a request.
 func (d *door) refused(r *reason.Reason, peer netip.AddrPort, head []byte) {
+	name := d.countRefusal(r)
+	if d.gateway.settings.AccessLog != nil {
+		d.gateway.logProtocolRefusal(r, name, peer, head)
+	}
+}
+
+// countRefusal counts what was refused without a request, and names the listener.
+func (d *door) countRefusal(r *reason.Reason) (name string) {
 	g := d.gateway
-	name := ""
 	if l := g.current.Load().Listeners[d.address]; l != nil {
 		name = l.Name
 		g.settings.Metrics.Listener(name).ProtocolRefusal(r.Name)
 	}
 	g.settings.Metrics.Refusal(r.Name)
-	if g.settings.AccessLog != nil {
-		g.logProtocolRefusal(r, name, peer, head)
-	}
+	return name
 }

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
@@ -35,6 +36,7 @@ type Compiler struct {
 	factories map[string]plugins.Factory
 	manager   *http1.Manager // keeps time for all upstream connections
 	observers sync.Map       // upstream name → *observer
+	changes   atomic.Uint64  // of certificates
 }
 
 // New returns a compiler; two plugins of one name are an error.
@@ -127,6 +129,8 @@ func (c *Compiler) Build(ctx context.Context, cfg *config.Config, src *config.So
 	}
 	b.directories()
 	b.upstreams()
+	b.certificates()
+	terminators := b.terminators()
 	routes := b.routes()
 	if mode != DryRun {
 		for key, err := range b.units.Start(ctx) {
@@ -134,7 +138,7 @@ func (c *Compiler) Build(ctx context.Context, cfg *config.Config, src *config.So
 		}
 	}
 	b.markBroken(routes)
-	listeners := b.listeners(routes)
+	listeners := b.listeners(routes, terminators)
 	if all := b.problems.All(); len(all) > 0 {
 		b.units.Release()
 		return nil, src.Locate(all)

@@ -14,10 +14,11 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/route"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/target"
+	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
 )
 
 // listeners builds a route table for each listener.
-func (b *build) listeners(routes map[string]*compiled) map[string]*snapshot.Listener {
+func (b *build) listeners(routes map[string]*compiled, terminators map[string]*tlsterm.Terminator) map[string]*snapshot.Listener {
 	names := slices.Sorted(maps.Keys(b.cfg.Routes))
 	out := map[string]*snapshot.Listener{}
 	for name, c := range b.cfg.Listeners {
@@ -34,7 +35,7 @@ func (b *build) listeners(routes map[string]*compiled) map[string]*snapshot.List
 			continue
 		}
 		out[listenerKey(name, c.Address)] = &snapshot.Listener{
-			Name: name, Address: c.Address, Routes: table, NoRoute: routes[""].route,
+			Name: name, Address: c.Address, Routes: table, NoRoute: routes[""].route, TLS: terminators[name],
 			Rules: target.Rules{
 				KeepEncodedSlashes: c.Path.EncodedSlashes == "keep", MergeSlashes: c.Path.MergeSlashes,
 				RefusePathParams: c.Path.Parameters == "refuse",

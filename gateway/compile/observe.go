@@ -124,6 +124,7 @@ func (c *Compiler) Live(r *Result) {
 		}
 		return true
 	})
+	c.watchCertificates(r.Snapshot.Units)
 	r.Snapshot.Units.Each(func(_ string, u snapshot.Unit) {
 		if up, ok := u.(*upstream.Upstream); ok {
 			c.observer(up.Name()).m.Watch(func() metrics.UpstreamCounts { return counts(up) })

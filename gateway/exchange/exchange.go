@@ -107,6 +107,8 @@ type Exchange struct {
 	// comes from: the peer, or what a trusted proxy says.
 	Peer   netip.AddrPort
 	Client netip.Addr
+	// TLS tells of the connection; nil if it is in plain text.
+	TLS *TLS
 	// Trusted says that the peer is a trusted proxy, whose forwarding headers
 	// are believed.
 	Trusted bool

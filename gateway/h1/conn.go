@@ -67,6 +67,7 @@ type conn struct {
 	// sock is the socket itself, for watching it; nil where there is none. raw is
 	// the same where reading the socket is reading nc, nil otherwise (TLS).
 	sock, raw syscall.RawConn
+	tls       *exchange.TLS // nil: plain text
 	ready     func(fd uintptr) bool
 	peer      netip.AddrPort
 
@@ -115,6 +116,9 @@ func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{srv: s, nc: nc, settings: s.settings.Load()}
 	c.face = c
 	c.peer = addrPort(nc.RemoteAddr())
+	if s, ok := nc.(exchange.Secured); ok {
+		c.tls = s.TLS()
+	}
 	switch t := nc.(type) {
 	case *net.TCPConn:
 		c.raw = rawConn(t)

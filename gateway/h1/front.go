@@ -11,7 +11,10 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 )
 
-var _ exchange.Front = (*conn)(nil)
+var (
+	_ exchange.Front   = (*conn)(nil)
+	_ exchange.Secured = (*conn)(nil)
+)
 
 // Protocol implements exchange.Front.
 func (c *conn) Protocol() string {
@@ -20,6 +23,9 @@ func (c *conn) Protocol() string {
 	}
 	return "HTTP/1.1"
 }
+
+// TLS implements exchange.Secured.
+func (c *conn) TLS() *exchange.TLS { return c.tls }
 
 // RawTarget implements exchange.Front.
 func (c *conn) RawTarget() []byte { return c.s.head.RawTarget }

@@ -117,10 +117,14 @@ func (c *conn) linger() {
 func (c *conn) reset() {
 	c.cut = true
 	nc := c.nc
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		nc = t.NetConn()
+	below, isTLS := nc.(interface{ NetConn() net.Conn })
+	if isTLS {
+		nc = below.NetConn()
 	}
 	if t, ok := nc.(interface{ SetLinger(int) error }); ok {
 		_ = t.SetLinger(0) // closed already: as good
+	}
+	if isTLS {
+		_ = nc.Close() // at once: closing TLS would first say that all is well
 	}
 }

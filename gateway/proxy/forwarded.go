@@ -17,12 +17,13 @@ import (
 // is taken out, so that a client cannot have a plugin's header removed later.
 // Forwarded and X-Forwarded-For, -Host and -Proto then say who the peer is:
 // a trusted peer's own are kept and added to, anybody else's are replaced.
+// Client-Cert carries the certificate that the client proved, or is not there.
 // Nobody's are kept that spell the names with '_' for '-': proxies do not remove
 // those, and many applications take them for the real ones.
 // e.Peer, e.Scheme and e.Front must be set. It does not allocate.
 func SetForwarded(ctx *fasthttp.RequestCtx, e *exchange.Exchange, trusted bool) {
 	s := scanners.Get().(*scanner)
-	s.claims, s.spelled, s.named = false, false, s.named[:0]
+	s.claims, s.spelled, s.certs, s.named = false, false, false, s.named[:0]
 	e.Front.EachField(s.each)
 	h := &ctx.Request.Header
 	for list := s.named; len(list) > 0; {
@@ -33,6 +34,9 @@ func SetForwarded(ctx *fasthttp.RequestCtx, e *exchange.Exchange, trusted bool) 
 	}
 	if s.spelled {
 		delSpelled(h, e)
+	}
+	if s.certs {
+		delCertificates(h, e)
 	}
 	// A plugin's or the front's own copies cannot be there yet, so that without
 	// a claim there is nothing to remove.
@@ -73,6 +77,7 @@ func managed(name []byte) bool {
 type scanner struct {
 	claims  bool   // some field of claimNames is there
 	spelled bool   // one of them with '_' for '-' may be
+	certs   bool   // one of certificateNames, however spelt, is there
 	named   []byte // the Connection fields, joined by commas
 	text    []byte
 	each    func(name, value []byte) bool
@@ -90,6 +95,7 @@ func (s *scanner) look(name, value []byte) bool {
 		if wire.EqualFold(name, "connection") && !wire.EqualFold(value, "keep-alive") && !wire.EqualFold(value, "close") {
 			s.named = append(append(s.named, value...), ',')
 		}
+		s.certs = s.certs || isCertificateName(name)
 	case 'f':
 		s.claims = s.claims || wire.EqualFold(name, "forwarded")
 	case 'x':
@@ -110,6 +116,29 @@ func delSpelled(h *fasthttp.RequestHeader, e *exchange.Exchange) {
 					h.DelBytes(name)
 				}
 			}
+		}
+		return true
+	})
+}
+
+// certificateNames are the headers by which a terminating proxy hands on the
+// client's certificate (RFC 9440). Only we write them: nobody's own, not even a
+// trusted peer's, gets further.
+var certificateNames = [...]string{"Client-Cert", "Client-Cert-Chain"}
+
+func isCertificateName(name []byte) bool {
+	for _, n := range certificateNames {
+		if wire.SameName(name, n) {
+			return true
+		}
+	}
+	return false
+}
+
+func delCertificates(h *fasthttp.RequestHeader, e *exchange.Exchange) {
+	e.Front.EachField(func(name, _ []byte) bool {
+		if isCertificateName(name) {
+			h.DelBytes(name)
 		}
 		return true
 	})
@@ -138,6 +167,9 @@ func (s *scanner) add(h *fasthttp.RequestHeader, e *exchange.Exchange, keep bool
 	}
 	s.text = appendElement(s.text, peer, host, e.Scheme)
 	h.AddBytesV("Forwarded", s.text)
+	if e.TLS != nil && e.TLS.ClientCert != "" {
+		h.Add("Client-Cert", e.TLS.ClientCert)
+	}
 }
 
 // takeLines appends all lines of a list field, each with a comma, and removes

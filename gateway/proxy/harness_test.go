@@ -43,6 +43,7 @@ type gateway struct {
 	addr    string
 	proxy   *proxy.Proxy
 	trusted bool
+	tls     *exchange.TLS
 	edit    func(e *exchange.Exchange)
 	quiet   bool // keep no record: it would allocate
 
@@ -170,7 +171,7 @@ func (g *gateway) serve(t testing.TB, chain ...fiber.Handler) {
 		e := exchange.Acquire(ctx, f, g)
 		e.Start, e.Scheme, e.Route = time.Now(), "http", route
 		e.Peer = peer
-		e.Client, e.Trusted = e.Peer.Addr(), g.trusted
+		e.Client, e.Trusted, e.TLS = e.Peer.Addr(), g.trusted, g.tls
 		e.Path, e.Query, _ = strings.Cut(unsafe.String(unsafe.SliceData(ctx.RequestURI()), len(ctx.RequestURI())), "?")
 		e.Host = "a.test"
 		proxy.SetForwarded(ctx, e, e.Trusted)

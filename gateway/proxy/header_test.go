@@ -38,6 +38,7 @@ func TestRequestHead(t *testing.T) {
 		name, head string
 		settings   proxy.Settings
 		trusted    bool
+		tls        *exchange.TLS
 		want, not  []string // lines
 	}{
 		{name: "hop-by-hop fields stay here",
@@ -65,6 +66,13 @@ func TestRequestHead(t *testing.T) {
 		{name: "claims spelt as CGI does, by way of a trusted proxy", trusted: true,
 			head: "GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 3.3.3.3\r\nX_Forwarded_For: 1.1.1.1\r\nX-Forwarded_Proto: 1.1.1.1\r\n\r\n",
 			want: []string{"X-Forwarded-For: 3.3.3.3, 192.0.2.7"}, not: []string{"1.1.1.1"}},
+		{name: "nobody but us hands on client certificates",
+			head: "GET / HTTP/1.1\r\nHost: a.test\r\nClient-Cert: :evil:\r\nCLIENT-CERT: :evil:\r\nClient_Cert: :evil:\r\nClient-Cert_Chain: :evil:\r\nClient-Certain: 1\r\n\r\n",
+			want: []string{"Client-Certain: 1"}, not: []string{"evil"}},
+		{name: "not even trusted proxies", trusted: true,
+			head: "GET / HTTP/1.1\r\nHost: a.test\r\nClient-Cert: :evil:\r\nClient-Cert-Chain: :evil:\r\n\r\n", not: []string{"Client-Cert", "evil"}},
+		{name: "a certificate that was proved", tls: &exchange.TLS{ClientCert: ":MA==:"},
+			head: "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Client-Cert\r\nclient-cert: :evil:\r\n\r\n", want: []string{"Client-Cert: :MA==:"}, not: []string{"evil"}},
 		{name: "a client cannot have our fields taken out",
 			head: "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close, X-Forwarded-For, Forwarded, Via\r\n\r\n",
 			want: []string{"X-Forwarded-For: 192.0.2.7", "Via: 1.1 gatehouse"}},
@@ -88,7 +96,7 @@ func TestRequestHead(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			g := start(t, tc.settings, up)
-			g.trusted = tc.trusted
+			g.trusted, g.tls = tc.trusted, tc.tls
 			_, r := dial(t, g.addr, "%s", tc.head)
 			if head := readHead(r); !strings.HasPrefix(head, "HTTP/1.1 200") {
 				t.Fatalf("client got %q", head)

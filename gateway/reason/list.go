@@ -30,6 +30,14 @@ var (
 	TooManyConnections  = add("too_many_connections", 503, "OM", "Too many connections.")
 )
 
+// What ends before HTTP begins. Only TLSRequired can be answered by HTTP.
+var (
+	TLSHandshakeFailed   = add("tls_handshake_failed", 400, "TLS", "The TLS handshake failed.")
+	TLSHandshakeTimeout  = add("tls_handshake_timeout", 408, "DT", "The TLS handshake was not completed in time.")
+	TLSClientCertificate = add("tls_client_certificate", 403, "UAEX", "A valid client certificate is required.")
+	TLSRequired          = add("tls_required", 400, "TLS", "This port speaks TLS: use https.")
+)
+
 // Routing and the node itself.
 var (
 	AmbiguousPath = add("ambiguous_path", 400, "DPE", "The path is encoded ambiguously.")

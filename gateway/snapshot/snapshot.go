@@ -10,6 +10,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/route"
 	"github.com/gatehouse-proxy/gatehouse/gateway/target"
+	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
 )
 
 // Listener is what one listener needs to dispatch a request.
@@ -25,6 +26,8 @@ type Listener struct {
 	Trust *target.Trust
 	// Settings for the sockets and the protocol front.
 	Server ServerSettings
+	// TLS makes the handshakes; nil for plain text.
+	TLS *tlsterm.Terminator
 }
 
 // Snapshot is one compiled revision.

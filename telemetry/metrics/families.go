@@ -67,7 +67,7 @@ var (
 	listenerOpen     = define(KindGauge, "gatehouse_listener_connections_open", "Client connections.", "listener")
 	listenerAccepted = define(KindCounter, "gatehouse_listener_connections_total", "Client connections accepted.", "listener")
 	listenerRefused  = define(KindCounter, "gatehouse_listener_connections_refused_total", "Client connections closed at once, over a limit.", "listener")
-	listenerRefusals = define(KindCounter, "gatehouse_listener_protocol_refusals_total", "Requests refused by the protocol parser, by reason.", "listener", "reason")
+	listenerRefusals = define(KindCounter, "gatehouse_listener_protocol_refusals_total", "Handshakes and requests refused before there was a request, by reason.", "listener", "reason")
 	acceptErrors     = define(KindCounter, "gatehouse_listener_accept_errors_total", "Accepts that failed, for want of file descriptors for example.", "listener")
 	configRevision   = define(KindGauge, "gatehouse_config_revision_number", "The revision that is live; counts from 1 at start.")
 	configOK         = define(KindGauge, "gatehouse_config_last_reload_successful", "1 if the last reload succeeded, 0 if the node keeps an older config.")
@@ -75,6 +75,8 @@ var (
 	configTook       = define(KindGauge, "gatehouse_config_last_reload_duration_seconds", "How long the last reload took.")
 	configReloads    = define(KindCounter, "gatehouse_config_reloads_total", "Reloads by result.", "result")
 	configBroken     = define(KindGauge, "gatehouse_config_routes_broken", "Routes of the live config that do not work on this node.")
+	certNotAfter     = define(KindGauge, "gatehouse_certificate_not_after_timestamp_seconds", "When the certificate in use expires, seconds since 1970; 0 while none could be loaded. Days left: (X - time()) / 86400.", "certificate")
+	certLoads        = define(KindCounter, "gatehouse_certificate_loads_total", "Certificates put in use, and errors met while following their files.", "certificate", "result")
 	accessLogLines   = define(KindCounter, "gatehouse_accesslog_lines_total", "Access log lines, by what became of them.", "result")
 	traceSpans       = define(KindCounter, "gatehouse_trace_spans_total", "Spans, by what became of them.", "result")
 	panics           = define(KindCounter, "gatehouse_node_panics_total", "Panics caught while serving a request.")
@@ -85,6 +87,7 @@ var (
 		upstreamActive, upstreamOpen, upstreamConnects, connectFailures, healthy, ejections, probes,
 		listenerOpen, listenerAccepted, listenerRefused, listenerRefusals, acceptErrors,
 		configRevision, configOK, configTime, configTook, configReloads, configBroken,
+		certNotAfter, certLoads,
 		accessLogLines, traceSpans, panics,
 	}
 )

@@ -44,6 +44,7 @@ type Metrics struct {
 	listeners map[string]*Listener
 	accessLog func() (written, dropped uint64)
 	traces    func() (exported, dropped uint64)
+	certs     func() []Certificate
 }
 
 // New returns metrics with a registry of their own.
@@ -110,6 +111,33 @@ func (m *Metrics) Traces(stats func() (exported, dropped uint64)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.traces = stats
+}
+
+// Certificate is what is to be known of one certificate.
+type Certificate struct {
+	Name string
+	// NotAfter is zero while there is none to use.
+	NotAfter time.Time
+	// Loaded counts contents put in use, Failed errors met since.
+	Loaded, Failed uint64
+}
+
+// Certificates makes the certificates of the live config visible; list takes
+// the place of the one given before.
+func (m *Metrics) Certificates(list func() []Certificate) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.certs = list
+}
+
+func (c *Certificate) collect(e *emit) {
+	at := 0.0
+	if !c.NotAfter.IsZero() {
+		at = float64(c.NotAfter.Unix())
+	}
+	e.gauge(certNotAfter, at, c.Name)
+	e.counter(certLoads, c.Loaded, c.Name, "success")
+	e.counter(certLoads, c.Failed, c.Name, "failure")
 }
 
 // Retain forgets the routes, upstreams and listeners that are not named: after
@@ -202,7 +230,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	m, e := c.m, &emit{out: out}
 	m.mu.Lock()
 	routes, ups, lis := sorted(m.routes), sorted(m.upstreams), sorted(m.listeners)
-	accessLog, traces := m.accessLog, m.traces
+	accessLog, traces, certs := m.accessLog, m.traces, m.certs
 	m.mu.Unlock()
 
 	e.gauge(buildInfo, 1, m.version, runtime.Version())
@@ -221,6 +249,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		l.collect(e)
 	}
 	m.Config.collect(e)
+	if certs != nil {
+		for _, c := range certs() {
+			c.collect(e)
+		}
+	}
 	if accessLog != nil {
 		written, dropped := accessLog()
 		e.counter(accessLogLines, written, "written")

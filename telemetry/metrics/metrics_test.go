@@ -104,6 +104,9 @@ func TestUpstreamListenerConfigRefusals(t *testing.T) {
 	m.Config.Failed(time.Second)
 	m.AccessLog(func() (uint64, uint64) { return 5, 2 })
 	m.Traces(func() (uint64, uint64) { return 3, 1 })
+	m.Certificates(func() []metrics.Certificate {
+		return []metrics.Certificate{{Name: "api", NotAfter: time.Unix(2000, 0), Loaded: 2, Failed: 1}, {Name: "none"}}
+	})
 	want(t, scrape(t, m),
 		`gatehouse_upstream_responses_total{code="200",upstream="api"} 1`,
 		`gatehouse_upstream_tries_total{endpoint="10.0.0.1:80",outcome="ok",upstream="api"} 1`,
@@ -136,6 +139,10 @@ func TestUpstreamListenerConfigRefusals(t *testing.T) {
 		`gatehouse_config_routes_broken 1`,
 		`gatehouse_accesslog_lines_total{result="dropped"} 2`,
 		`gatehouse_trace_spans_total{result="exported"} 3`,
+		`gatehouse_certificate_not_after_timestamp_seconds{certificate="api"} 2000`,
+		`gatehouse_certificate_not_after_timestamp_seconds{certificate="none"} 0`,
+		`gatehouse_certificate_loads_total{certificate="api",result="success"} 2`,
+		`gatehouse_certificate_loads_total{certificate="api",result="failure"} 1`,
 	)
 }
 
@@ -196,7 +203,7 @@ func TestConcurrentRecordingLosesNothing(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	shape := regexp.MustCompile(`^gatehouse_(build|node|route|upstream|listener|config|accesslog|trace)(_[a-z0-9]+)+$`)
+	shape := regexp.MustCompile(`^gatehouse_(build|certificate|node|route|upstream|listener|config|accesslog|trace)(_[a-z0-9]+)+$`)
 	label := regexp.MustCompile(`^[a-z][a-z_]*$`)
 	seen := map[string]bool{}
 	for _, f := range metrics.Families() {

@@ -55,12 +55,12 @@ var layers = [][]string{
 	{"gateway/snapshot", "gateway/listener"},
 	{"gateway/proxy"},
 	{"plugins", "waf", "ratelimit"},
-	{"gateway/h1"},
+	{"gateway/h1", "gateway/tlsterm"},
 	{"gateway/pipeline", "gateway/upstream", "gateway/action"},
 	{"gateway/attribute"},
 	{"gateway/exchange", "gateway/route", "gateway/target"},
 	{"gateway/wire"},
-	{"gateway/reason", "telemetry", "config"},
+	{"gateway/reason", "gateway/filewatch", "telemetry", "config"},
 }
 
 // layerOf finds a package's place; the longest folder wins.

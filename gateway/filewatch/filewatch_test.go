@@ -11,7 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/gatehouse-proxy/gatehouse/plugins/internal/filewatch"
+	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

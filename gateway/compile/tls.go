@@ -1,0 +1,132 @@
+package compile
+
+import (
+	"crypto/tls"
+	"maps"
+	"path/filepath"
+	"slices"
+
+	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
+	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
+	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
+)
+
+const certificateKey = "certificate/"
+
+// certificates builds what listeners show. One that cannot be loaded is a
+// problem; with ServeTheRest it is a unit all the same, which follows its files
+// and is served once they are mended.
+func (b *build) certificates() {
+	for _, name := range slices.Sorted(maps.Keys(b.cfg.Certificates)) {
+		c := b.cfg.Certificates[name]
+		key := certificateKey + name
+		path := "certificates." + name
+		sum := digest(c, b.src.Dir)
+		if _, same := b.units.Reuse(b.prev, key, sum); same {
+			continue
+		}
+		made := tlsterm.NewCertificate(tlsterm.CertificateSettings{
+			Name: name, CertFile: b.file(c.CertFile), KeyFile: b.file(c.KeyFile),
+			Changes: &b.changes, Log: b.settings.Log,
+		})
+		b.loaded(path, made.Load(), "a certificate cannot be used; its listeners go without until it can")
+		b.units.Add(key, sum, made)
+	}
+}
+
+// terminators builds what makes the handshakes, by listener.
+func (b *build) terminators() map[string]*tlsterm.Terminator {
+	out := map[string]*tlsterm.Terminator{}
+	for _, name := range slices.Sorted(maps.Keys(b.cfg.Listeners)) {
+		c := b.cfg.Listeners[name].TLS
+		if c == nil {
+			continue
+		}
+		key := "tls/" + name
+		inputs := []any{*c, b.src.Dir}
+		s := b.tlsSettings(name, c)
+		for _, cert := range c.Certificates {
+			inputs = append(inputs, b.cfg.Certificates[cert])
+		}
+		sum := digest(inputs...)
+		if b.sameCertificates(c.Certificates) {
+			if u, same := b.units.Reuse(b.prev, key, sum); same {
+				out[name] = u.(*tlsterm.Terminator)
+				continue
+			}
+		}
+		made := tlsterm.New(s)
+		b.loaded("listeners."+name+".tls.client_certificates.ca_file", made.Load(),
+			"the authorities of client certificates cannot be used; the listener refuses everybody until they can")
+		b.units.Add(key, sum, made)
+		out[name] = made
+	}
+	return out
+}
+
+// sameCertificates reports whether all of them were taken over: a terminator
+// holds on to its own.
+func (b *build) sameCertificates(names []string) bool {
+	return !slices.ContainsFunc(names, func(n string) bool {
+		return b.prev.Lookup(certificateKey+n) != b.units.Lookup(certificateKey+n)
+	})
+}
+
+func (b *build) tlsSettings(name string, c *config.ListenerTLS) tlsterm.Settings {
+	s := tlsterm.Settings{
+		Listener: name, MinVersion: tls.VersionTLS12, HandshakeTimeout: c.HandshakeTimeout.D(),
+		Changes: &b.changes, Log: b.settings.Log,
+	}
+	if c.MinVersion == "1.3" {
+		s.MinVersion = tls.VersionTLS13
+	}
+	for _, n := range c.Certificates {
+		s.Certificates = append(s.Certificates, b.units.Lookup(certificateKey+n).(*tlsterm.Certificate))
+	}
+	if q := c.ClientCertificates; q != nil {
+		s.ClientCAFile, s.Clients = b.file(q.CAFile), tlsterm.RequestClientCertificate
+		if q.Mode == "require" {
+			s.Clients = tlsterm.RequireClientCertificate
+		}
+	}
+	return s
+}
+
+// file is where a path in the config is.
+func (b *build) file(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(b.src.Dir, path)
+}
+
+// loaded notes a file that could not be read: a problem, or, when the rest is to
+// be served, a line in the log.
+func (b *build) loaded(path string, err error, without string) {
+	switch {
+	case err == nil:
+	case b.mode == ServeTheRest:
+		b.settings.Log.Error(without, "config", path, "error", err)
+	default:
+		b.problems.Add(path, "%v", err)
+	}
+}
+
+// watchCertificates makes the certificates of the running snapshot visible.
+func (c *Compiler) watchCertificates(units *snapshot.Units) {
+	var list []*tlsterm.Certificate
+	units.Each(func(_ string, u snapshot.Unit) {
+		if cert, ok := u.(*tlsterm.Certificate); ok {
+			list = append(list, cert)
+		}
+	})
+	c.settings.Metrics.Certificates(func() []metrics.Certificate {
+		out := make([]metrics.Certificate, len(list))
+		for i, cert := range list {
+			s := cert.Stats()
+			out[i] = metrics.Certificate{Name: s.Name, NotAfter: s.NotAfter, Loaded: s.Loaded, Failed: s.Failed}
+		}
+		return out
+	})
+}

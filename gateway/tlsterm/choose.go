@@ -1,0 +1,83 @@
+package tlsterm
+
+import (
+	"crypto/tls"
+	"errors"
+	"strings"
+)
+
+// table finds certificates by the name that a client asks for. It never changes.
+type table struct {
+	changes uint64                        // the count it was made at
+	exact   map[string][]*tls.Certificate // by name
+	below   map[string][]*tls.Certificate // of *.NAME, by NAME
+	first   *tls.Certificate              // nil: none is usable
+}
+
+var errNoCertificate = errors.New("no certificate of this listener is usable")
+
+// table is made anew after certificates have changed. Two handshakes may do so
+// at once; an older one that is stored last is found to be old by the next.
+func (t *Terminator) table() *table {
+	n := t.s.Changes.Load() // before the certificates are read
+	if tb := t.names.Load(); tb != nil && tb.changes == n {
+		return tb
+	}
+	tb := &table{changes: n, exact: map[string][]*tls.Certificate{}, below: map[string][]*tls.Certificate{}}
+	for _, c := range t.s.Certificates {
+		if l := c.current.Load(); l != nil {
+			tb.add(l)
+		}
+	}
+	t.names.Store(tb)
+	return tb
+}
+
+func (tb *table) add(c *tls.Certificate) {
+	if tb.first == nil {
+		tb.first = c
+	}
+	for _, name := range c.Leaf.DNSNames {
+		name = strings.ToLower(strings.TrimSuffix(name, "."))
+		if rest, ok := strings.CutPrefix(name, "*."); ok {
+			tb.below[rest] = append(tb.below[rest], c)
+		} else {
+			tb.exact[name] = append(tb.exact[name], c)
+		}
+	}
+}
+
+// choose is tls.Config.GetCertificate: exactly the name, then a wildcard for
+// its first label, then the first of all.
+func (t *Terminator) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	tb := t.table()
+	name := strings.ToLower(hello.ServerName)
+	if c := best(tb.exact[name], hello); c != nil {
+		return c, nil
+	}
+	if label, rest, ok := strings.Cut(name, "."); ok && label != "" {
+		if c := best(tb.below[rest], hello); c != nil {
+			return c, nil
+		}
+	}
+	if tb.first == nil {
+		return nil, errNoCertificate
+	}
+	return tb.first, nil
+}
+
+// best is the first that the client's algorithms suit: of one name there may be
+// an ECDSA and an RSA certificate. If none does, the handshake fails by the first.
+func best(list []*tls.Certificate, hello *tls.ClientHelloInfo) *tls.Certificate {
+	if len(list) > 1 {
+		for _, c := range list {
+			if hello.SupportsCertificate(c) == nil {
+				return c
+			}
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return list[0]
+}
