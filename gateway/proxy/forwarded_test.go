@@ -27,7 +27,7 @@ func (f *fields) EachField(do func(name, value []byte) bool) {
 func forwarding() func() {
 	ctx := &fasthttp.RequestCtx{}
 	f := &fields{}
-	e := &exchange.Exchange{Front: f, Peer: peer, Scheme: "https"}
+	e := &exchange.Exchange{Front: f, Peer: peer, Scheme: "https", TLS: &exchange.TLS{ClientCert: ":MA==:"}}
 	for _, kv := range [][2]string{{"Host", "api.example.com"}, {"User-Agent", "x"}, {"Accept", "*/*"}, {"Accept-Encoding", "gzip"}, {"X-Request-Id", "1"}, {"Connection", "keep-alive"}} {
 		f.names, f.values = append(f.names, []byte(kv[0])), append(f.values, []byte(kv[1]))
 	}

@@ -316,9 +316,6 @@ func TestClosingInterrupts(t *testing.T) {
 
 // FuzzHandshake: whatever comes, there is no handshake, no panic and an end.
 func FuzzHandshake(f *testing.F) {
-	for _, s := range []string{"GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01\x00\x08\x01\x00\x00\x04\xff\xff\xff\xff", "\x80\x2e\x01\x00\x02", ""} {
-		f.Add([]byte(s))
-	}
 	w := newBench(f)
 	term := w.terminator(nil, w.issued("a", tlstest.Request{Names: []string{"a.example"}}))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -15,6 +15,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/cmd"
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
+	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
 )
 
@@ -143,6 +144,19 @@ var documented = map[string]string{
 	"blocked.txt": "192.0.2.0/24 # an example\n",
 }
 
+// furnish writes the files that documents and examples name.
+func furnish(t *testing.T, dir string) {
+	t.Helper()
+	for name, text := range documented {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ca := tlstest.NewAuthority(t)
+	ca.Issue(t, tlstest.Request{Names: []string{"localhost"}}).Write(t, filepath.Join(dir, "api.crt"), filepath.Join(dir, "api.key"))
+	tlstest.Write(t, filepath.Join(dir, "partners.pem"), ca.PEM())
+}
+
 // rehearse compiles a config as `gatehouse check` does.
 func rehearse(c *config.Config, src *config.Source) error {
 	compiler, err := compile.New(compile.Settings{
@@ -163,11 +177,7 @@ func rehearse(c *config.Config, src *config.Source) error {
 
 func TestYAMLInDocumentsIsAValidConfig(t *testing.T) {
 	dir := t.TempDir()
-	for name, text := range documented {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	furnish(t, dir)
 	all := blocks(t)
 	if len(all) < 30 {
 		t.Fatalf("found only %d blocks", len(all))
@@ -191,9 +201,15 @@ func TestExamplesAreValidConfigs(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no examples found: %v", err)
 	}
+	dir := t.TempDir()
+	furnish(t, dir)
 	for _, path := range files {
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			c, src, err := config.Load([]string{path}, cmd.Kinds(), config.Options{})
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, src, err := config.Parse(text, path, cmd.Kinds(), config.Options{Dir: dir})
 			if err != nil {
 				t.Fatal(err)
 			}
