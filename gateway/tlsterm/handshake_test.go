@@ -215,12 +215,12 @@ func TestNobodyIsServedWithoutKnownAuthorities(t *testing.T) {
 	}
 }
 
-// speak sends bytes, perhaps closes its side, and returns the server's error
-// and what the client got.
-func speak(t *testing.T, term *tlsterm.Terminator, text string, end bool) (error, string) {
+// speak sends bytes, perhaps closes its side, and returns what the client got
+// and the server's error.
+func speak(t *testing.T, term *tlsterm.Terminator, text string, end bool) (got string, err error) {
 	t.Helper()
 	c, s := pipe(t)
-	got := make(chan string)
+	heard := make(chan string)
 	go func() {
 		if text != "" {
 			io.WriteString(c, text)
@@ -230,14 +230,14 @@ func speak(t *testing.T, term *tlsterm.Terminator, text string, end bool) (error
 		}
 		b, _ := io.ReadAll(c)
 		c.Close()
-		got <- string(b)
+		heard <- string(b)
 	}()
 	conn, err := term.Handshake(s)
 	if conn != nil {
 		t.Error("a connection without a handshake")
 	}
 	s.Close()
-	return err, <-got
+	return <-heard, err
 }
 
 func TestWhatIsNoHandshake(t *testing.T) {
@@ -270,7 +270,7 @@ func TestWhatIsNoHandshake(t *testing.T) {
 		"says nothing for ever":    {impatient, "", false, reason.TLSHandshakeTimeout, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err, got := speak(t, tc.term, tc.text, tc.end)
+			got, err := speak(t, tc.term, tc.text, tc.end)
 			if !errors.Is(err, tc.want) || !strings.Contains(got, tc.says) {
 				t.Errorf("%v, client got %q", err, got)
 			}

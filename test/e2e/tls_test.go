@@ -510,4 +510,3 @@ func TestTLSMissingCertificates(t *testing.T) {
 		t.Errorf("after the refused reload: %v", err)
 	}
 }
-
