@@ -165,10 +165,14 @@ func TestTLSWithCurl(t *testing.T) {
 	}
 }
 
-// A connection is kept, also after it was idle for long enough to be parked.
+// A connection is kept, also over pauses in which it is watched for hang-ups.
 func TestTLSKeepAlive(t *testing.T) {
 	n := startTLS(t, `certificates: [api]`, upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(w, r.Body)
+		b, err := io.ReadAll(r.Body) // to its end: an earlier reply would end the connection
+		if err != nil {
+			t.Errorf("upstream: %v", err)
+		}
+		_, _ = w.Write(b)
 	}))
 	c, err := tls.Dial("tcp", n.web, &tls.Config{ServerName: "api.test", RootCAs: n.ca.Pool()})
 	if err != nil {
