@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,6 +37,10 @@ func TestMain(m *testing.M) {
 	binary = filepath.Join(dir, "gatehouse")
 	build := exec.Command("go", "build", "-trimpath", "-tags", "no_fs_access", "-o", binary, "github.com/gatehouse-proxy/gatehouse/cmd/gatehouse")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is shipped
+	if os.Getenv("GATEHOUSE_E2E_RACE") != "" {        // by hand: skip what measures memory
+		build.Args = slices.Insert(build.Args, 2, "-race")
+		build.Env = os.Environ()
+	}
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the binary: %v\n%s", err, out)
 		os.Exit(1)
@@ -149,6 +154,9 @@ func (g *gatehouse) launch(cmd *exec.Cmd) {
 	go func() { g.exited <- g.cmd.Wait() }()
 	g.t.Cleanup(func() {
 		_ = g.cmd.Process.Kill() // most tests have stopped it
+		if strings.Contains(g.log.String(), "DATA RACE") {
+			g.t.Error("the node has a data race")
+		}
 		if g.t.Failed() {
 			g.t.Logf("log of the node:\n%s", g.log)
 		}
