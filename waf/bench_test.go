@@ -17,7 +17,8 @@ func benchRequest(method, target, kind, body string) *Request {
 		Fields: []Field{
 			{"Host", "example.com"},
 			{"User-Agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"},
-			{"Accept", "application/json"}, {"Cookie", "session=abcdef0123456789; theme=dark"},
+			{"Accept", "application/json"},
+			{"Cookie", "session=abcdef0123456789; theme=dark"},
 		},
 	}
 	if body != "" {

@@ -31,8 +31,15 @@ func appendJSON(dst []byte, e *Event) []byte {
 	dst = e.Time.UTC().AppendFormat(dst, time.RFC3339Nano)
 	dst = append(dst, '"')
 	for _, f := range [...]struct{ key, value string }{
-		{"request_id", e.RequestID}, {"client", e.Client}, {"method", e.Method}, {"host", e.Host},
-		{"path", e.Path}, {"route", e.Route}, {"policy", e.Policy}, {"mode", e.Mode}, {"action", e.Action},
+		{"request_id", e.RequestID},
+		{"client", e.Client},
+		{"method", e.Method},
+		{"host", e.Host},
+		{"path", e.Path},
+		{"route", e.Route},
+		{"policy", e.Policy},
+		{"mode", e.Mode},
+		{"action", e.Action},
 	} {
 		dst = appendKey(dst, f.key)
 		dst = appendQuoted(dst, f.value)

@@ -73,8 +73,13 @@ func TestParseVariables(t *testing.T) {
 func TestParseActions(t *testing.T) {
 	got := parseActions(`id:1, Phase:2,msg:'a, b:c',t:none,pass,ctl:'ruleRemoveTargetById=1;ARGS:/a,b/',logdata:'it\'s, so'`)
 	want := []action{
-		{"id", "1"}, {"phase", "2"}, {"msg", "a, b:c"}, {"t", "none"}, {"pass", ""},
-		{"ctl", "ruleRemoveTargetById=1;ARGS:/a,b/"}, {"logdata", `it\'s, so`},
+		{"id", "1"},
+		{"phase", "2"},
+		{"msg", "a, b:c"},
+		{"t", "none"},
+		{"pass", ""},
+		{"ctl", "ruleRemoveTargetById=1;ARGS:/a,b/"},
+		{"logdata", `it\'s, so`},
 	}
 	if !slices.Equal(got, want) {
 		t.Fatalf("got  %v\nwant %v", got, want)

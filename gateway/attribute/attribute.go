@@ -41,9 +41,18 @@ var simple = [...]struct {
 	name string
 	kind kind
 }{
-	{"client_ip", clientIP}, {"method", method}, {"scheme", scheme}, {"host", host}, {"path", path},
-	{"query", query}, {"route", route}, {"listener", listener}, {"consumer", consumer}, {"subject", subject},
-	{"request_id", requestID}, {"trace_id", traceID},
+	{"client_ip", clientIP},
+	{"method", method},
+	{"scheme", scheme},
+	{"host", host},
+	{"path", path},
+	{"query", query},
+	{"route", route},
+	{"listener", listener},
+	{"consumer", consumer},
+	{"subject", subject},
+	{"request_id", requestID},
+	{"trace_id", traceID},
 }
 
 var named = [...]struct {

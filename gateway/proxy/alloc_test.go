@@ -88,8 +88,10 @@ var paths = []struct {
 }{
 	{"get", plainGet, plainReply + strings.Repeat("x", 256), 0},
 	{"get chunked", plainGet, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 0},
-	{"post", "POST /v1/users HTTP/1.1\r\nHost: api.example.com\r\nContent-Type: application/json\r\nContent-Length: 512\r\n\r\n" + strings.Repeat("y", 512),
-		plainReply + strings.Repeat("x", 256), 512},
+	{
+		"post", "POST /v1/users HTTP/1.1\r\nHost: api.example.com\r\nContent-Type: application/json\r\nContent-Length: 512\r\n\r\n" + strings.Repeat("y", 512),
+		plainReply + strings.Repeat("x", 256), 512,
+	},
 }
 
 func TestProxyingDoesNotAllocate(t *testing.T) {

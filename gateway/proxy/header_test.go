@@ -41,58 +41,94 @@ func TestRequestHead(t *testing.T) {
 		tls        *exchange.TLS
 		want, not  []string // lines
 	}{
-		{name: "hop-by-hop fields stay here",
+		{
+			name: "hop-by-hop fields stay here",
 			head: "GET /a?b HTTP/1.1\r\nHost: A.test:81\r\nConnection: keep-alive, X-Secret, TE\r\nX-Secret: 1\r\nKeep-Alive: timeout=5\r\n" +
 				"Proxy-Connection: x\r\nProxy-Authorization: y\r\nTE: trailers, deflate\r\nUpgrade: x\r\nX-Kept: 2\r\nX-Kept: 3\r\n\r\n",
 			want: []string{"GET /a?b HTTP/1.1", "Host: A.test:81", "X-Kept: 2", "X-Kept: 3", "Via: 1.1 gatehouse", "Connection: TE", "TE: trailers"},
-			not:  []string{"X-Secret", "Keep-Alive", "Proxy-", "Upgrade", "deflate", "Content-Length", "Transfer-Encoding"}},
-		{name: "only trailers is a TE",
-			head: "GET / HTTP/1.1\r\nHost: a.test\r\nTE: gzip\r\n\r\n", not: []string{"TE:", "Te:", "Connection"}},
-		{name: "expectations are the front's",
-			head: "GET / HTTP/1.1\r\nHost: a.test\r\nExpect: 100-continue\r\n\r\n", not: []string{"Expect"}},
-		{name: "an untrusted client's claims are replaced",
+			not:  []string{"X-Secret", "Keep-Alive", "Proxy-", "Upgrade", "deflate", "Content-Length", "Transfer-Encoding"},
+		},
+		{
+			name: "only trailers is a TE",
+			head: "GET / HTTP/1.1\r\nHost: a.test\r\nTE: gzip\r\n\r\n", not: []string{"TE:", "Te:", "Connection"},
+		},
+		{
+			name: "expectations are the front's",
+			head: "GET / HTTP/1.1\r\nHost: a.test\r\nExpect: 100-continue\r\n\r\n", not: []string{"Expect"},
+		},
+		{
+			name: "an untrusted client's claims are replaced",
 			head: "GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\n" +
 				"X-Forwarded-Port: 1\r\nForwarded: for=1.1.1.1\r\nX-Real-IP: 1.1.1.1\r\n\r\n",
 			want: []string{"X-Forwarded-For: 192.0.2.7", "X-Forwarded-Host: a.test", "X-Forwarded-Proto: http", "Forwarded: for=192.0.2.7;host=a.test;proto=http"},
-			not:  []string{"1.1.1.1", "evil", "https", "X-Forwarded-Port", "X-Real"}},
-		{name: "a trusted proxy's are added to", trusted: true,
+			not:  []string{"1.1.1.1", "evil", "https", "X-Forwarded-Port", "X-Real"},
+		},
+		{
+			name: "a trusted proxy's are added to", trusted: true,
 			head: "GET / HTTP/1.1\r\nHost: a.test:8080\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2\r\nX-Forwarded-Proto: https\r\n" +
 				"X-Forwarded-Port: 1\r\nForwarded: for=1.1.1.1\r\n\r\n",
-			want: []string{"X-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.7", "X-Forwarded-Host: a.test:8080", "X-Forwarded-Proto: https", "X-Forwarded-Port: 1",
-				"Forwarded: for=1.1.1.1, for=192.0.2.7;host=\"a.test:8080\";proto=http"}},
-		{name: "claims spelt as CGI does",
+			want: []string{
+				"X-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.7", "X-Forwarded-Host: a.test:8080", "X-Forwarded-Proto: https", "X-Forwarded-Port: 1",
+				"Forwarded: for=1.1.1.1, for=192.0.2.7;host=\"a.test:8080\";proto=http",
+			},
+		},
+		{
+			name: "claims spelt as CGI does",
 			head: "GET / HTTP/1.1\r\nHost: a.test\r\nX_Forwarded_For: 1.1.1.1\r\nx-forwarded_host: 1.1.1.1\r\nX_REAL_IP: 1.1.1.1\r\nX_Forwarded_Other: 2\r\n\r\n",
-			want: []string{"X-Forwarded-For: 192.0.2.7", "X_forwarded_other: 2"}, not: []string{"1.1.1.1"}},
-		{name: "claims spelt as CGI does, by way of a trusted proxy", trusted: true,
+			want: []string{"X-Forwarded-For: 192.0.2.7", "X_forwarded_other: 2"}, not: []string{"1.1.1.1"},
+		},
+		{
+			name: "claims spelt as CGI does, by way of a trusted proxy", trusted: true,
 			head: "GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 3.3.3.3\r\nX_Forwarded_For: 1.1.1.1\r\nX-Forwarded_Proto: 1.1.1.1\r\n\r\n",
-			want: []string{"X-Forwarded-For: 3.3.3.3, 192.0.2.7"}, not: []string{"1.1.1.1"}},
-		{name: "nobody but us hands on client certificates",
+			want: []string{"X-Forwarded-For: 3.3.3.3, 192.0.2.7"}, not: []string{"1.1.1.1"},
+		},
+		{
+			name: "nobody but us hands on client certificates",
 			head: "GET / HTTP/1.1\r\nHost: a.test\r\nClient-Cert: :evil:\r\nCLIENT-CERT: :evil:\r\nClient_Cert: :evil:\r\nClient-Cert_Chain: :evil:\r\nClient-Certain: 1\r\n\r\n",
-			want: []string{"Client-Certain: 1"}, not: []string{"evil"}},
-		{name: "not even trusted proxies", trusted: true,
-			head: "GET / HTTP/1.1\r\nHost: a.test\r\nClient-Cert: :evil:\r\nClient-Cert-Chain: :evil:\r\n\r\n", not: []string{"Client-Cert", "evil"}},
-		{name: "a certificate that was proved", tls: &exchange.TLS{ClientCert: ":MA==:"},
-			head: "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Client-Cert\r\nclient-cert: :evil:\r\n\r\n", want: []string{"Client-Cert: :MA==:"}, not: []string{"evil"}},
-		{name: "a client cannot have our fields taken out",
+			want: []string{"Client-Certain: 1"}, not: []string{"evil"},
+		},
+		{
+			name: "not even trusted proxies", trusted: true,
+			head: "GET / HTTP/1.1\r\nHost: a.test\r\nClient-Cert: :evil:\r\nClient-Cert-Chain: :evil:\r\n\r\n", not: []string{"Client-Cert", "evil"},
+		},
+		{
+			name: "a certificate that was proved", tls: &exchange.TLS{ClientCert: ":MA==:"},
+			head: "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Client-Cert\r\nclient-cert: :evil:\r\n\r\n", want: []string{"Client-Cert: :MA==:"}, not: []string{"evil"},
+		},
+		{
+			name: "a client cannot have our fields taken out",
 			head: "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close, X-Forwarded-For, Forwarded, Via\r\n\r\n",
-			want: []string{"X-Forwarded-For: 192.0.2.7", "Via: 1.1 gatehouse"}},
-		{name: "cookies byte for byte",
+			want: []string{"X-Forwarded-For: 192.0.2.7", "Via: 1.1 gatehouse"},
+		},
+		{
+			name: "cookies byte for byte",
 			head: "GET / HTTP/1.1\r\nHost: a.test\r\nCookie: b=\"q q\"; =d;e;  f=g\r\nCookie: h=i\r\n\r\n",
-			want: []string{"Cookie: b=\"q q\"; =d;e;  f=g", "Cookie: h=i"}},
+			want: []string{"Cookie: b=\"q q\"; =d;e;  f=g", "Cookie: h=i"},
+		},
 		{name: "an empty cookie too", head: "GET / HTTP/1.1\r\nHost: a.test\r\nCookie: \r\n\r\n", want: []string{"Cookie: "}},
 		{name: "empty POST has a length", head: "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n", want: []string{"Content-Length: 0"}},
 		{name: "HTTP/1.0", head: "GET / HTTP/1.0\r\nHost: a.test\r\n\r\n", want: []string{"GET / HTTP/1.1", "Via: 1.0 gatehouse"}},
-		{name: "Via goes on", settings: proxy.Settings{Via: "edge"},
-			head: "GET / HTTP/1.1\r\nHost: a.test\r\nVia: 1.1 other\r\n\r\n", want: []string{"Via: 1.1 other", "Via: 1.1 edge"}},
-		{name: "endpoint's host", settings: proxy.Settings{HostMode: proxy.HostEndpoint},
-			head: "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", want: []string{"Host: " + up}, not: []string{"\r\nHost: a.test\r\n"}},
-		{name: "another host", settings: proxy.Settings{HostMode: proxy.HostFixed, Host: "b.test"},
-			head: "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", want: []string{"Host: b.test"}},
-		{name: "the client's trace goes on",
-			head: "GET / HTTP/1.1\r\nHost: a.test\r\nTraceparent: 00-1-2-01\r\nTracestate: x=y\r\n\r\n", want: []string{"Traceparent: 00-1-2-01", "Tracestate: x=y"}},
-		{name: "clear-text HTTP/2 is not asked for",
+		{
+			name: "Via goes on", settings: proxy.Settings{Via: "edge"},
+			head: "GET / HTTP/1.1\r\nHost: a.test\r\nVia: 1.1 other\r\n\r\n", want: []string{"Via: 1.1 other", "Via: 1.1 edge"},
+		},
+		{
+			name: "endpoint's host", settings: proxy.Settings{HostMode: proxy.HostEndpoint},
+			head: "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", want: []string{"Host: " + up}, not: []string{"\r\nHost: a.test\r\n"},
+		},
+		{
+			name: "another host", settings: proxy.Settings{HostMode: proxy.HostFixed, Host: "b.test"},
+			head: "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", want: []string{"Host: b.test"},
+		},
+		{
+			name: "the client's trace goes on",
+			head: "GET / HTTP/1.1\r\nHost: a.test\r\nTraceparent: 00-1-2-01\r\nTracestate: x=y\r\n\r\n", want: []string{"Traceparent: 00-1-2-01", "Tracestate: x=y"},
+		},
+		{
+			name: "clear-text HTTP/2 is not asked for",
 			head: "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
-			not:  []string{"Upgrade", "h2c", "Settings", "Connection"}},
+			not:  []string{"Upgrade", "h2c", "Settings", "Connection"},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			g := start(t, tc.settings, up)

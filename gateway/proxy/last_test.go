@@ -19,8 +19,13 @@ func TestBodyNobodyReads(t *testing.T) {
 		method, te string
 		closed     bool
 	}{
-		{"GET", "", true}, {"HEAD", "", true}, {"DELETE", "", true}, {"GET", "TE: trailers\r\n", true},
-		{"POST", "", false}, {"PUT", "", false}, {"OPTIONS", "", false},
+		{"GET", "", true},
+		{"HEAD", "", true},
+		{"DELETE", "", true},
+		{"GET", "TE: trailers\r\n", true},
+		{"POST", "", false},
+		{"PUT", "", false},
+		{"OPTIONS", "", false},
 	} {
 		t.Run(tc.method+tc.te, func(t *testing.T) {
 			seen := make(chan string, 8)

@@ -92,8 +92,10 @@ func TestNormalizeKeepsNormalPathsInPlace(t *testing.T) {
 
 // pathText makes paths full of what is special in them.
 func pathText() *rapid.Generator[string] {
-	pieces := []string{"/", "//", ".", "..", "%2e", "%2E", ";", "%3b", "%2f", "%5C", "%25", "25", "2e", "%32", "%65", "a", "B", "%41", "%2B", "+",
-		":", "%3a", ",", "%2c", "€", "%e2", "%82", "%ac", "\xff", "|", "%7c", " ", "%20", "\\", "%00"}
+	pieces := []string{
+		"/", "//", ".", "..", "%2e", "%2E", ";", "%3b", "%2f", "%5C", "%25", "25", "2e", "%32", "%65", "a", "B", "%41", "%2B", "+",
+		":", "%3a", ",", "%2c", "€", "%e2", "%82", "%ac", "\xff", "|", "%7c", " ", "%20", "\\", "%00",
+	}
 	return rapid.Custom(func(t *rapid.T) string {
 		return "/" + strings.Join(rapid.SliceOfN(rapid.SampledFrom(pieces), 0, 12).Draw(t, "pieces"), "")
 	})
@@ -102,8 +104,10 @@ func pathText() *rapid.Generator[string] {
 func anyRules() *rapid.Generator[target.Rules] {
 	return rapid.Custom(func(t *rapid.T) target.Rules {
 		b := rapid.Bool()
-		return target.Rules{KeepEncodedSlashes: b.Draw(t, "keep"), MergeSlashes: b.Draw(t, "merge"),
-			RefuseDotSegments: b.Draw(t, "dots"), RefusePathParams: b.Draw(t, "params")}
+		return target.Rules{
+			KeepEncodedSlashes: b.Draw(t, "keep"), MergeSlashes: b.Draw(t, "merge"),
+			RefuseDotSegments: b.Draw(t, "dots"), RefusePathParams: b.Draw(t, "params"),
+		}
 	})
 }
 
@@ -164,8 +168,10 @@ func TestNormalizeProperties(t *testing.T) {
 func FuzzNormalize(f *testing.F) {
 	f.Add("/a/../b", uint8(0))
 	f.Fuzz(func(t *testing.T, in string, bits uint8) {
-		checkNormal(t, in, target.Rules{KeepEncodedSlashes: bits&1 != 0, MergeSlashes: bits&2 != 0,
-			RefuseDotSegments: bits&4 != 0, RefusePathParams: bits&8 != 0})
+		checkNormal(t, in, target.Rules{
+			KeepEncodedSlashes: bits&1 != 0, MergeSlashes: bits&2 != 0,
+			RefuseDotSegments: bits&4 != 0, RefusePathParams: bits&8 != 0,
+		})
 	})
 }
 

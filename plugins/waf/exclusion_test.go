@@ -27,35 +27,53 @@ func TestExclusions(t *testing.T) {
 		blocks []string
 	}{
 		{
-			"rule", plugins.WAFExclusion{Rules: []string{"942100"}},
-			[]string{sql("GET", "/a", "q"), sql("POST", "/b", "x")}, nil,
+			"rule",
+			plugins.WAFExclusion{Rules: []string{"942100"}},
+			[]string{sql("GET", "/a", "q"), sql("POST", "/b", "x")},
+			nil,
 		}, {
-			"range", plugins.WAFExclusion{Rules: []string{"942000-942199"}},
-			[]string{sql("GET", "/a", "q")}, nil,
+			"range",
+			plugins.WAFExclusion{Rules: []string{"942000-942199"}},
+			[]string{sql("GET", "/a", "q")},
+			nil,
 		}, {
-			"tag", plugins.WAFExclusion{Tags: []string{"attack-sqli"}},
-			[]string{sql("GET", "/a", "q")}, []string{get("/a", "<script>alert(1)</script>")},
+			"tag",
+			plugins.WAFExclusion{Tags: []string{"attack-sqli"}},
+			[]string{sql("GET", "/a", "q")},
+			[]string{get("/a", "<script>alert(1)</script>")},
 		}, {
-			"target", plugins.WAFExclusion{Rules: []string{"942100"}, Targets: []string{"ARGS:q"}},
-			[]string{sql("GET", "/a", "q"), sql("GET", "/a", "Q")}, []string{sql("GET", "/a", "r")},
+			"target",
+			plugins.WAFExclusion{Rules: []string{"942100"}, Targets: []string{"ARGS:q"}},
+			[]string{sql("GET", "/a", "q"), sql("GET", "/a", "Q")},
+			[]string{sql("GET", "/a", "r")},
 		}, {
-			"target by expression", plugins.WAFExclusion{Rules: []string{"942100"}, Targets: []string{"ARGS:/^q[0-9]{1,2}$/"}},
-			[]string{sql("GET", "/a", "q1"), sql("GET", "/a", "q22")}, []string{sql("GET", "/a", "q"), sql("GET", "/a", "q333")},
+			"target by expression",
+			plugins.WAFExclusion{Rules: []string{"942100"}, Targets: []string{"ARGS:/^q[0-9]{1,2}$/"}},
+			[]string{sql("GET", "/a", "q1"), sql("GET", "/a", "q22")},
+			[]string{sql("GET", "/a", "q"), sql("GET", "/a", "q333")},
 		}, {
-			"target by tag", plugins.WAFExclusion{Tags: []string{"attack-sqli"}, Targets: []string{"ARGS:q"}},
-			[]string{sql("GET", "/a", "q")}, []string{sql("GET", "/a", "r")},
+			"target by tag",
+			plugins.WAFExclusion{Tags: []string{"attack-sqli"}, Targets: []string{"ARGS:q"}},
+			[]string{sql("GET", "/a", "q")},
+			[]string{sql("GET", "/a", "r")},
 		}, {
-			"exact path", plugins.WAFExclusion{Rules: []string{"942100"}, Paths: []string{"/search"}},
-			[]string{sql("GET", "/search", "q")}, []string{sql("GET", "/search/", "q"), sql("GET", "/searchx", "q"), sql("GET", "/x/search", "q")},
+			"exact path",
+			plugins.WAFExclusion{Rules: []string{"942100"}, Paths: []string{"/search"}},
+			[]string{sql("GET", "/search", "q")},
+			[]string{sql("GET", "/search/", "q"), sql("GET", "/searchx", "q"), sql("GET", "/x/search", "q")},
 		}, {
-			"prefix", plugins.WAFExclusion{Rules: []string{"942100"}, Paths: []string{"/other", "/api.v1/*"}},
+			"prefix",
+			plugins.WAFExclusion{Rules: []string{"942100"}, Paths: []string{"/other", "/api.v1/*"}},
 			[]string{sql("GET", "/api.v1/a", "q"), sql("GET", "/api.v1/a/b", "q"), sql("GET", "/other", "q")},
 			[]string{sql("GET", "/api.v1", "q"), sql("GET", "/apixv1/a", "q"), sql("GET", "/", "q")},
 		}, {
-			"method", plugins.WAFExclusion{Rules: []string{"942100"}, Methods: []string{"POST", "PUT"}},
-			[]string{sql("POST", "/a", "q"), sql("PUT", "/a", "q")}, []string{sql("GET", "/a", "q")},
+			"method",
+			plugins.WAFExclusion{Rules: []string{"942100"}, Methods: []string{"POST", "PUT"}},
+			[]string{sql("POST", "/a", "q"), sql("PUT", "/a", "q")},
+			[]string{sql("GET", "/a", "q")},
 		}, {
-			"all four", plugins.WAFExclusion{
+			"all four",
+			plugins.WAFExclusion{
 				Rules: []string{"942100"}, Targets: []string{"ARGS:q"}, Paths: []string{"/a/*"}, Methods: []string{"POST"},
 			},
 			[]string{sql("POST", "/a/b", "q")},

@@ -20,8 +20,10 @@ func (m *memory) Direct([]byte) (int, error) { return 0, io.EOF }
 // too, to the last byte, and decoding it in place gives what decoding it
 // elsewhere does.
 func FuzzWholeChunked(f *testing.F) {
-	for _, s := range []string{"0\r\n\r\n", "2\r\nok\r\n0\r\n\r\n", "a\r\n0123456789\r\n0\r\n\r\n", "2\r\nok\r\n0\r\nT: x\r\n\r\n",
-		"00\r\n\r\n", "2;x\r\nok\r\n0\r\n\r\n", "2\r\nok\r\n0\r\n\r\nmore", "fffffff\r\n", "2\nok\r\n0\r\n\r\n", ""} {
+	for _, s := range []string{
+		"0\r\n\r\n", "2\r\nok\r\n0\r\n\r\n", "a\r\n0123456789\r\n0\r\n\r\n", "2\r\nok\r\n0\r\nT: x\r\n\r\n",
+		"00\r\n\r\n", "2;x\r\nok\r\n0\r\n\r\n", "2\r\nok\r\n0\r\n\r\nmore", "fffffff\r\n", "2\nok\r\n0\r\n\r\n", "",
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
