@@ -7,6 +7,7 @@ package reason
 import (
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 // Reason says why a request was refused. Values are created in this package
@@ -93,6 +94,17 @@ func From(err error) *Refusal {
 		return &Refusal{Reason: r, Detail: err.Error(), Cause: err}
 	}
 	return Internal.Wrap(err)
+}
+
+// OwnFault reports whether err is this machine's own want of descriptors or
+// memory, for which the other side must not be blamed.
+func OwnFault(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 var all []*Reason

@@ -3,6 +3,8 @@ package upstream
 import (
 	"context"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
 // startProbe begins to check e, if u checks at all and runs. u.mu is held.
@@ -35,7 +37,11 @@ func (u *Upstream) keepProbing(ctx context.Context, e *Endpoint, delay time.Dura
 		try, cancel := context.WithTimeout(ctx, h.Timeout)
 		err := u.probe.probe(try, e.Address)
 		cancel()
-		u.probed(ctx, e, err)
+		if reason.OwnFault(err) { // it says nothing of the endpoint
+			u.settings.Log.Warn("an endpoint could not be probed", "endpoint", e.Address, "error", err)
+		} else {
+			u.probed(ctx, e, err)
+		}
 		timer.Reset(h.Interval + time.Duration(float64(h.Interval)*float64(h.Jitter)/100*u.fraction()))
 	}
 }

@@ -3,7 +3,10 @@ package upstream
 import (
 	"context"
 	"errors"
+	"net"
+	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -130,6 +133,22 @@ func TestComingBackEndsAnEjection(t *testing.T) {
 		if s := u.Status().Endpoints[0]; !s.Usable || !s.EjectedUntil.IsZero() {
 			t.Errorf("after it came back: %+v", s)
 		}
+	})
+}
+
+// A node that has run out of descriptors does not take its endpoints for dead.
+func TestOwnFaultsAreNotTheEndpoints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, r := newAnswers(), &recorder{}
+		u := probedBy(t, a, r, nil)
+		defer u.Close(t.Context())
+		synctest.Wait()
+		a.set(first, shortError(t.Context(), &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}))
+		time.Sleep(time.Minute)
+		if s := u.Status().Endpoints[0]; !s.Usable || s.Health != "healthy" {
+			t.Errorf("%+v", s)
+		}
+		r.want(t)
 	})
 }
 

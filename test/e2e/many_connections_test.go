@@ -32,11 +32,13 @@ func (g *gatehouse) dialPeer() (*peer, error) {
 }
 
 // ask sends a request and wants a 200 for it within the time given.
-func (p *peer) ask(within time.Duration) error {
+func (p *peer) ask(within time.Duration) error { return p.askFor("/fixed", within) }
+
+func (p *peer) askFor(path string, within time.Duration) error {
 	if err := p.SetDeadline(time.Now().Add(within)); err != nil {
 		return err
 	}
-	if _, err := io.WriteString(p, "GET /fixed HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(p, "GET "+path+" HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
 		return err
 	}
 	resp, err := http.ReadResponse(p.r, nil)
@@ -54,7 +56,17 @@ const fixedConfig = `routes: { fixed: { match: { path: /fixed }, respond: { body
 `
 
 func TestDescriptorsExhausted(t *testing.T) {
-	g := prepare(t, fixedConfig)
+	app := startSwitched(t, "app")
+	g := prepare(t, fmt.Sprintf(`upstreams:
+  app:
+    endpoints: [%q]
+    connection: { max_idle: 0 }
+    health_check: { path: /healthz, interval: 200ms, timeout: 200ms, unhealthy: 1 }
+    load_balancer: { panic_threshold: 0 }
+routes:
+  fixed: { match: { path: /fixed }, respond: { body: fixed } }
+  app: { match: { path: /app }, backends: [{ upstream: app }] }
+`, app.addr))
 	g.launch(exec.Command("bash", "-c", `ulimit -n 48; exec "$0" "$@"`, binary, "run", "-c", g.config))
 	g.waitReady()
 	errors := func() float64 { return g.metric(`gatehouse_listener_accept_errors_total{listener="web"}`) }
@@ -97,10 +109,23 @@ func TestDescriptorsExhausted(t *testing.T) {
 	if n := strings.Count(g.log.String(), "too many open files"); n > 40 { // the admin address has its own
 		t.Errorf("the log tells %d times", n)
 	}
+	// Upstreams are not blamed for what the node lacks.
+	for range 10 {
+		if err := open[0].askFor("/app", 10*time.Second); err == nil || err.Error() != "got 503, want 200" {
+			t.Errorf("a request that needs a connection: %v", err)
+		}
+	}
+	line := g.accessLine("the refusal", func(m map[string]any) bool { return m["path"] == "/app" })
+	if line["reason"] != "overloaded" || line["flags"] != "OM" || !strings.Contains(fmt.Sprint(line["detail"]), "too many open files") {
+		t.Errorf("access log line %v", line)
+	}
 	for i, p := range open[:first] { // connections that are there keep being served
 		if err := p.ask(10 * time.Second); err != nil {
 			t.Errorf("connection %d: %v", i, err)
 		}
+	}
+	if n := g.metric(series("gatehouse_upstream_endpoint_healthy", "app", app.addr)); n != 1 {
+		t.Error("the endpoint is taken for dead")
 	}
 	// As descriptors get free, those that wait have their turn.
 	last := open[len(open)-1]
@@ -109,6 +134,9 @@ func TestDescriptorsExhausted(t *testing.T) {
 	}
 	if err := last.ask(20 * time.Second); err != nil {
 		t.Errorf("the last one: %v", err)
+	}
+	if err := last.askFor("/app", 20*time.Second); err != nil {
+		t.Errorf("the last one, to the upstream: %v", err)
 	}
 	for range 20 {
 		p, err := g.dialPeer()

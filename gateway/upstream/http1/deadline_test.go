@@ -3,9 +3,12 @@ package http1_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -98,6 +101,21 @@ func TestAbortWhileConnecting(t *testing.T) {
 	_, err = newPool(t, s, "192.0.2.1:1").Get(newCall(), false)
 	if f := failure(t, err); f.Reason != reason.UpstreamConnect || !f.Unsent {
 		t.Errorf("%+v", f)
+	}
+}
+
+// Want of descriptors is not the endpoint's fault, and no other would do better.
+func TestOutOfDescriptors(t *testing.T) {
+	s := http1.Settings{Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}
+	}}
+	p := newPool(t, s, "192.0.2.1:1")
+	_, err := p.Get(newCall(), false)
+	if f := failure(t, err); f.Reason != reason.Overloaded || !f.Unsent || !errors.Is(f, syscall.EMFILE) {
+		t.Errorf("%+v", f)
+	}
+	if _, _, failures := p.Counts(); failures != 0 {
+		t.Errorf("%d failures of the endpoint counted", failures)
 	}
 }
 

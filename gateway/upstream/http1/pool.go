@@ -227,6 +227,9 @@ func (p *Pool) connect(call *Call) (*Conn, error) {
 		if p.gate != nil {
 			p.gate.leave()
 		}
+		if reason.OwnFault(err) {
+			return nil, fail(reason.Overloaded, err)
+		}
 		if ctx.Err() == nil && (call.Deadline.IsZero() || time.Until(call.Deadline) > 0) {
 			p.failures.Add(1)
 			return nil, fail(reason.UpstreamConnect, err)
