@@ -54,7 +54,7 @@ var (
 	retriesDenied    = define(KindCounter, "gatehouse_upstream_retries_denied_total", "Retries not made because the budget was used up.", "upstream")
 	hedges           = define(KindCounter, "gatehouse_upstream_hedges_total", "Second tries sent because the first was slow.", "upstream")
 	mirrors          = define(KindCounter, "gatehouse_upstream_mirrored_total", "Copies of requests sent to a mirror.", "upstream")
-	overflow         = define(KindCounter, "gatehouse_upstream_overflow_total", "Requests refused by a circuit breaker limit.", "upstream", "limit")
+	overflow         = define(KindCounter, "gatehouse_upstream_overflow_total", "What a circuit breaker limit refused: requests, or connections, for which requests then wait as long as they may.", "upstream", "limit")
 	noEndpoint       = define(KindCounter, "gatehouse_upstream_no_endpoint_total", "Picks that found no endpoint to use.", "upstream")
 	panicMode        = define(KindGauge, "gatehouse_upstream_panic_mode", "1 while so few endpoints are healthy that all are used.", "upstream")
 	upstreamActive   = define(KindGauge, "gatehouse_upstream_requests_in_flight", "Tries under way, by endpoint.", "upstream", "endpoint")
