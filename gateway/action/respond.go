@@ -23,7 +23,8 @@ type RespondSettings struct {
 	Body string
 	// ContentType is "text/plain; charset=utf-8" if empty.
 	ContentType string
-	// Headers are further header fields.
+	// Headers are further header fields. Values may have ${…}; a field whose value
+	// comes out empty, or could not be that of a header, is left out.
 	Headers map[string]string
 }
 
@@ -31,10 +32,16 @@ type RespondSettings struct {
 type Respond struct {
 	status      int
 	contentType string
-	headers     [][2]string // in order of their names
+	headers     []field // in order of their names
 	static      []byte
 	body        *attribute.Template // nil: static
 	escape      attribute.Escape
+}
+
+// field is a header field: a text or a template.
+type field struct {
+	name, text string
+	value      *attribute.Template // nil: text
 }
 
 // framing are fields that a body decides, or the connection.
@@ -58,10 +65,11 @@ func NewRespond(s RespondSettings) (*Respond, error) {
 		return nil, fmt.Errorf("content_type: %q cannot be the value of a header", s.ContentType)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Headers)) {
-		if err := checkHeader(name, s.Headers[name]); err != nil {
+		f, err := parseField(name, s.Headers[name])
+		if err != nil {
 			return nil, fmt.Errorf("headers.%s: %w", name, err)
 		}
-		r.headers = append(r.headers, [2]string{name, s.Headers[name]})
+		r.headers = append(r.headers, f)
 	}
 	body, err := attribute.ParseTemplate(s.Body)
 	if err != nil {
@@ -78,17 +86,24 @@ func NewRespond(s RespondSettings) (*Respond, error) {
 
 func bodiless(status int) bool { return status == 204 || status == 205 || status == 304 }
 
-func checkHeader(name, value string) error {
+func parseField(name, value string) (field, error) {
 	if _, err := attribute.Parse("header." + name); err != nil {
-		return errors.New("cannot be the name of a header")
+		return field{}, errors.New("cannot be the name of a header")
 	}
 	if slices.Contains(framing, strings.ToLower(name)) {
-		return errors.New("is decided by the body and the connection; for the content type there is content_type")
+		return field{}, errors.New("is decided by the body and the connection; for the content type there is content_type")
 	}
 	if !validValue(value) {
-		return fmt.Errorf("%q cannot be the value of a header", value)
+		return field{}, fmt.Errorf("%q cannot be the value of a header", value)
 	}
-	return nil
+	t, err := attribute.ParseTemplate(value)
+	if err != nil {
+		return field{}, err
+	}
+	if text, ok := t.Static(); ok {
+		return field{name: name, text: text}, nil
+	}
+	return field{name: name, value: t}, nil
 }
 
 func validValue(s string) bool {
@@ -118,7 +133,7 @@ func (r *Respond) Handle(c *fiber.Ctx) error {
 	resp := &ctx.Response
 	resp.SetStatusCode(r.status)
 	for i := range r.headers {
-		resp.Header.Set(r.headers[i][0], r.headers[i][1])
+		r.headers[i].set(ctx, c)
 	}
 	if bodiless(r.status) {
 		return nil
@@ -135,4 +150,17 @@ func (r *Respond) Handle(c *fiber.Ctx) error {
 	resp.SetBody(b)
 	release(p, b)
 	return nil
+}
+
+func (f *field) set(ctx *fasthttp.RequestCtx, c *fiber.Ctx) {
+	if f.value == nil {
+		ctx.Response.Header.Set(f.name, f.text)
+		return
+	}
+	p := scratch.Get().(*[]byte)
+	b, ok := f.value.AppendHeaderSafe((*p)[:0], ctx, exchange.From(c))
+	if ok && len(b) > 0 {
+		ctx.Response.Header.SetBytesV(f.name, b)
+	}
+	release(p, b)
 }

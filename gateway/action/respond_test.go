@@ -42,6 +42,13 @@ func TestRespond(t *testing.T) {
 	f(action.RespondSettings{Body: "${path} ${query.q}|"}, 200, text, "/p <b>\"&\n|")
 	f(action.RespondSettings{Body: "<i>${query.q}</i>", ContentType: "text/html"}, 200, "text/html", "<i>&lt;b&gt;&#34;&amp;\n</i>")
 	f(action.RespondSettings{Body: `{"q":"${query.q}"}`, ContentType: "application/problem+json"}, 200, "application/problem+json", `{"q":"\u003cb\u003e\"\u0026\u000a"}`)
+	made := respond(t, action.RespondSettings{Status: 204, Headers: map[string]string{
+		"X-Path": "at ${path}", "X-Plain": "$${path}", "X-Split": "${query.q}", "X-None": "${query.none}",
+	}})
+	if r := ask(t, made.Handle, "a", "/p?q=a%0d%0aSet-Cookie:b", nil); string(r.Header.Peek("X-Path")) != "at /p" || string(r.Header.Peek("X-Plain")) != "${path}" ||
+		strings.Contains(string(r.Header.Peek("X-Split")), "\n") || len(r.Header.Peek("Set-Cookie")) != 0 || r.Header.Peek("X-None") != nil {
+		t.Errorf("headers with values: %s", r.Header.String())
+	}
 	if r := ask(t, respond(t, action.RespondSettings{Status: 204}).Handle, "a", "/", nil); r.Status != 204 || r.Body != "" || len(r.Header.ContentType()) != 0 {
 		t.Errorf("204: %d %q %q", r.Status, r.Header.ContentType(), r.Body)
 	}
@@ -57,6 +64,7 @@ func TestNewRespondNamesTheKnob(t *testing.T) {
 		"headers.A B: cannot be the name":        {Headers: map[string]string{"A B": ""}},
 		"headers.X: \"a\\nb\" cannot be the val": {Headers: map[string]string{"X": "a\nb"}},
 		"headers.Content-Length: is decided":     {Headers: map[string]string{"Content-Length": "1"}},
+		"headers.X: column 1: unknown attribute": {Headers: map[string]string{"X": "${x}"}},
 		"headers.content-type: is decided":       {Headers: map[string]string{"content-type": "a"}},
 	} {
 		if _, err := action.NewRespond(s); err == nil || !strings.HasPrefix(err.Error(), want) {
@@ -67,7 +75,7 @@ func TestNewRespondNamesTheKnob(t *testing.T) {
 
 func TestRespondDoesNotAllocate(t *testing.T) {
 	for _, body := range []string{"fixed", "${path} ${client_ip}"} {
-		h := respond(t, action.RespondSettings{Body: body, ContentType: "text/html", Headers: map[string]string{"X-A": "b"}}).Handle
+		h := respond(t, action.RespondSettings{Body: body, ContentType: "text/html", Headers: map[string]string{"X-A": "b", "X-B": "${method}"}}).Handle
 		ask(t, func(c *fiber.Ctx) error {
 			n := testing.AllocsPerRun(200, func() {
 				if err := h(c); err != nil {
