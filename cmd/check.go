@@ -4,12 +4,16 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/config/problem"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
+	"github.com/gatehouse-proxy/gatehouse/waf"
 )
 
 type checkCommand struct {
@@ -26,6 +30,9 @@ func (c *checkCommand) Run(env *environment) error {
 	}
 	if !c.Quick {
 		if _, err := dryRun(env, cfg, src); err != nil {
+			return &usageError{err}
+		}
+		if err := checkPolicies(cfg, src); err != nil {
 			return &usageError{err}
 		}
 	}
@@ -62,6 +69,23 @@ func dryRun(env *environment, cfg *config.Config, src *config.Source) (*compile.
 	result.Snapshot.Release()
 	<-result.Snapshot.Retired()
 	return result, nil
+}
+
+// checkPolicies compiles the rules of every WAF policy, those included that are
+// off or that no route uses: they should not fail on the day they are needed.
+func checkPolicies(cfg *config.Config, src *config.Source) error {
+	pool := waf.NewPool()
+	var p problem.List
+	policies := compile.WAFPolicies(cfg)
+	for _, name := range slices.Sorted(maps.Keys(policies)) {
+		if err := pool.Check(policies[name]); err != nil {
+			p.Add("waf.policies."+name, "%v", err)
+		}
+	}
+	if p.Len() == 0 {
+		return nil
+	}
+	return src.Locate(p.All())
 }
 
 type schemaCommand struct{}

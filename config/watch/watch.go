@@ -56,16 +56,6 @@ func New(paths []string, changed func()) (*Watcher, error) {
 	return w, nil
 }
 
-// Watch is New and Run.
-func Watch(ctx context.Context, paths []string, changed func()) error {
-	w, err := New(paths, changed)
-	if err != nil {
-		return err
-	}
-	w.Run(ctx)
-	return nil
-}
-
 // Run calls changed, from its own goroutine, once after each change, until ctx
 // is done. Then it stops watching and returns.
 func (w *Watcher) Run(ctx context.Context) {

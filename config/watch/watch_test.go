@@ -188,7 +188,7 @@ func TestChangeBetweenNewAndRunIsNoticed(t *testing.T) {
 
 func TestMissingFolderIsAnError(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "no", "such", "in.yaml")
-	if err := watch.Watch(t.Context(), []string{missing}, func() {}); err == nil {
+	if _, err := watch.New([]string{missing}, func() {}); err == nil {
 		t.Fatal("no error")
 	}
 }

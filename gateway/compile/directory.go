@@ -22,10 +22,19 @@ func (b *build) directories() {
 	b.consumers = plugins.NewDirectory(list)
 	b.consumersDigest = digest(b.cfg.Consumers)
 	b.policies = map[string]plugins.WAFPolicy{"default": b.policy("default", defaultPolicy())}
-	for name, p := range b.cfg.WAF.Policies {
-		b.policies[name] = b.policy(name, p)
-	}
+	maps.Copy(b.policies, WAFPolicies(b.cfg))
 	b.policiesDigest = digest(b.cfg.WAF)
+}
+
+// WAFPolicies are the policies that a config defines, by name, with its virtual
+// patches: for checking those that no route uses.
+func WAFPolicies(cfg *config.Config) map[string]plugins.WAFPolicy {
+	b := &build{cfg: cfg}
+	out := make(map[string]plugins.WAFPolicy, len(cfg.WAF.Policies))
+	for name, p := range cfg.WAF.Policies {
+		out[name] = b.policy(name, p)
+	}
+	return out
 }
 
 // defaultPolicy is what the policy "default" is unless the config redefines it.
