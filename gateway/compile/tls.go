@@ -82,7 +82,7 @@ func (b *build) tlsSettings(name string, c *config.ListenerTLS) tlsterm.Settings
 		s.MinVersion = tls.VersionTLS13
 	}
 	for _, n := range c.Certificates {
-		s.Certificates = append(s.Certificates, b.units.Lookup(certificateKey+n).(*tlsterm.Certificate))
+		s.Certificates = append(s.Certificates, b.units.Lookup(certificateKey+n).(tlsterm.CertSource))
 	}
 	if q := c.ClientCertificates; q != nil {
 		s.ClientCAFile, s.Clients = b.file(q.CAFile), tlsterm.RequestClientCertificate
@@ -115,9 +115,9 @@ func (b *build) loaded(path string, err error, without string) {
 
 // watchCertificates makes the certificates of the running snapshot visible.
 func (c *Compiler) watchCertificates(units *snapshot.Units) {
-	var list []*tlsterm.Certificate
+	var list []tlsterm.CertSource
 	units.Each(func(_ string, u snapshot.Unit) {
-		if cert, ok := u.(*tlsterm.Certificate); ok {
+		if cert, ok := u.(tlsterm.CertSource); ok {
 			list = append(list, cert)
 		}
 	})

@@ -90,6 +90,9 @@ func (c *Certificate) Close(context.Context) error {
 	return nil
 }
 
+// Current implements CertSource.
+func (c *Certificate) Current() *tls.Certificate { return c.current.Load() }
+
 // Stats tell of a certificate.
 type Stats struct {
 	Name string

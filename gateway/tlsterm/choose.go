@@ -6,6 +6,18 @@ import (
 	"strings"
 )
 
+// CertSource is where a certificate comes from: files, or an authority that is
+// asked for it. Its methods are safe for concurrent use and do not wait.
+type CertSource interface {
+	// Current is the certificate to show, with its Leaf, which nobody may
+	// change; nil: there is none yet. A source counts Settings.Changes up after
+	// it has another.
+	Current() *tls.Certificate
+	Stats() Stats
+}
+
+var _ CertSource = (*Certificate)(nil)
+
 // table finds certificates by the name that a client asks for. It never changes.
 type table struct {
 	changes uint64                        // the count it was made at
@@ -25,7 +37,7 @@ func (t *Terminator) table() *table {
 	}
 	tb := &table{changes: n, exact: map[string][]*tls.Certificate{}, below: map[string][]*tls.Certificate{}}
 	for _, c := range t.s.Certificates {
-		if l := c.current.Load(); l != nil {
+		if l := c.Current(); l != nil {
 			tb.add(l)
 		}
 	}

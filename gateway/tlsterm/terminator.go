@@ -28,7 +28,7 @@ type Settings struct {
 	// Listener in the log.
 	Listener string
 	// Certificates, the default first; not empty.
-	Certificates []*Certificate
+	Certificates []CertSource
 	// MinVersion is tls.VersionTLS12 or tls.VersionTLS13.
 	MinVersion uint16
 	// Clients says what clients are asked for, ClientCAFile who issues it.
