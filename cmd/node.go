@@ -173,6 +173,8 @@ type status struct {
 	Config      control.Status `json:"config"`
 	Connections map[string]int `json:"connections"`
 	Upstreams   any            `json:"upstreams"`
+	// Certificates of files and of ACME alike.
+	Certificates []compile.CertificateStatus `json:"certificates"`
 }
 
 func (n *node) status() status {
@@ -182,7 +184,7 @@ func (n *node) status() status {
 		Connections: map[string]int{"open": open, "idle": idle, "tunnels": tunnels},
 	}
 	if snap := n.gateway.Current(); snap != nil && snap.TryRef() {
-		s.Upstreams = compile.UpstreamStatus(snap)
+		s.Upstreams, s.Certificates = compile.UpstreamStatus(snap), compile.CertificatesStatus(snap)
 		snap.Release()
 	}
 	return s

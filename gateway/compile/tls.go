@@ -7,9 +7,7 @@ import (
 	"slices"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
-	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
-	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
 )
 
 const certificateKey = "certificate/"
@@ -111,22 +109,4 @@ func (b *build) loaded(path string, err error, without string) {
 	default:
 		b.problems.Add(path, "%v", err)
 	}
-}
-
-// watchCertificates makes the certificates of the running snapshot visible.
-func (c *Compiler) watchCertificates(units *snapshot.Units) {
-	var list []tlsterm.CertSource
-	units.Each(func(_ string, u snapshot.Unit) {
-		if cert, ok := u.(tlsterm.CertSource); ok {
-			list = append(list, cert)
-		}
-	})
-	c.settings.Metrics.Certificates(func() []metrics.Certificate {
-		out := make([]metrics.Certificate, len(list))
-		for i, cert := range list {
-			s := cert.Stats()
-			out[i] = metrics.Certificate{Name: s.Name, NotAfter: s.NotAfter, Loaded: s.Loaded, Failed: s.Failed}
-		}
-		return out
-	})
 }

@@ -81,6 +81,10 @@ func TestTLSUnitsAreTakenOver(t *testing.T) {
 	if first["web"] == nil || first["api"] == nil {
 		t.Fatal("a listener without TLS, although it is configured")
 	}
+	if s := compile.CertificatesStatus(prev.Snapshot); len(s) != 2 || s[0].State != "ok" || s[0].Source != "file" || s[0].Hosts[0] != "one" ||
+		s[1].State != "missing" || !strings.Contains(s[1].Error, "missing.crt") || s[1].ErrorAt.IsZero() {
+		t.Errorf("%+v", s)
+	}
 	if _, err := build(compile.AllOrNothing, "three", "ca.pem", "2"); err == nil || !strings.Contains(err.Error(), "in.yaml:4:3: certificates.two: ") {
 		t.Errorf("a certificate with another's key: %v", err)
 	}

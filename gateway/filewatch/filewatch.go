@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -44,10 +45,17 @@ type File struct {
 	seen   os.FileInfo
 	digest [sha256.Size]byte
 	broken string // the last error told
+	fault  atomic.Pointer[Fault]
 
 	once sync.Once
 	stop chan struct{}
 	wg   sync.WaitGroup
+}
+
+// Fault is why the newest content of a file is not in use.
+type Fault struct {
+	Err   error
+	Since time.Time
 }
 
 // New prepares a watch; nothing is read before Load.
@@ -61,7 +69,22 @@ func New(s Settings) *File {
 // Load reads the file for the first time. It must not be called after Start.
 func (f *File) Load() error {
 	_, err := f.look()
+	f.note(err)
 	return err
+}
+
+// Fault is nil while the file's newest content is in use. It may be called at
+// any time.
+func (f *File) Fault() *Fault { return f.fault.Load() }
+
+// note keeps the time of an error that stays the same.
+func (f *File) note(err error) {
+	switch old := f.fault.Load(); {
+	case err == nil:
+		f.fault.Store(nil)
+	case old == nil || old.Err.Error() != err.Error():
+		f.fault.Store(&Fault{Err: err, Since: time.Now()})
+	}
 }
 
 // Start begins to watch.
@@ -88,6 +111,7 @@ func (f *File) Close() {
 
 func (f *File) check() {
 	changed, err := f.look()
+	f.note(err)
 	switch {
 	case err != nil && err.Error() != f.broken:
 		f.broken = err.Error()

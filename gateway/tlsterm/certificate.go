@@ -96,18 +96,38 @@ func (c *Certificate) Current() *tls.Certificate { return c.current.Load() }
 // Stats tell of a certificate.
 type Stats struct {
 	Name string
+	// Source is where it comes from: "file" or "acme".
+	Source string
+	// Hosts are the names it is for; of a file that could not be read, none.
+	Hosts []string
 	// Loaded counts the times new content was put in use, Failed the errors met
-	// while following the files.
+	// while following the files or asking the authority.
 	Loaded, Failed uint64
 	// NotBefore and NotAfter are when it is valid; zero while there is none.
 	NotBefore, NotAfter time.Time
+	// Fault is why there is nothing newer, or nothing at all, since FaultSince;
+	// empty: all is well.
+	Fault      string
+	FaultSince time.Time
+	// Next is when a source that fetches certificates itself tries next; zero:
+	// it follows files.
+	Next time.Time
+	// Ordered is when such a source last got one; zero: not since the node started.
+	Ordered time.Time
+	// Orders counts what became of its orders by outcome; nil: it follows files.
+	Orders map[string]uint64
 }
 
-// Stats returns the counters.
+// Stats implements CertSource.
 func (c *Certificate) Stats() Stats {
-	s := Stats{Name: c.s.Name, Loaded: c.loaded.Load(), Failed: c.failed.Load()}
+	s := Stats{Name: c.s.Name, Source: "file", Loaded: c.loaded.Load(), Failed: c.failed.Load()}
 	if l := c.current.Load(); l != nil {
-		s.NotBefore, s.NotAfter = l.Leaf.NotBefore, l.Leaf.NotAfter
+		s.Hosts, s.NotBefore, s.NotAfter = l.Leaf.DNSNames, l.Leaf.NotBefore, l.Leaf.NotAfter
+	}
+	for _, f := range []*filewatch.File{c.keyPEM, c.certs} {
+		if fault := f.Fault(); fault != nil {
+			s.Fault, s.FaultSince = fault.Err.Error(), fault.Since
+		}
 	}
 	return s
 }

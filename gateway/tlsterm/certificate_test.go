@@ -182,7 +182,7 @@ func TestCertificateFilesThatCannotBeUsed(t *testing.T) {
 			if err == nil || !strings.HasPrefix(err.Error(), `"`+w.path("x"+tc.file)+`": `) || !strings.Contains(err.Error(), tc.why) {
 				t.Errorf("got %v", err)
 			}
-			if s := c.Stats(); s.Loaded != 0 || !s.NotAfter.IsZero() {
+			if s := c.Stats(); s.Loaded != 0 || !s.NotAfter.IsZero() || s.Fault != err.Error() || s.FaultSince.IsZero() || s.Source != "file" {
 				t.Errorf("%+v", s)
 			}
 			o := meet(t, w.terminator(nil, c), &tls.Config{InsecureSkipVerify: true})
@@ -228,33 +228,36 @@ func TestFollowsItsFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close(t.Context())
-		expect := func(loaded, failed uint64, said string) {
+		expect := func(loaded, failed uint64, said, fault string) {
 			t.Helper()
 			time.Sleep(3 * filewatch.Interval)
 			synctest.Wait()
 			if s := c.Stats(); s.Loaded != loaded || s.Failed != failed || w.changes.Load() != loaded {
 				t.Errorf("loaded %d, failed %d, changes %d; want %d and %d", s.Loaded, s.Failed, w.changes.Load(), loaded, failed)
 			}
+			if s := c.Stats(); s.Fault != fault && (fault == "" || !strings.Contains(s.Fault, fault)) {
+				t.Errorf("the fault is %q, want %q", s.Fault, fault)
+			}
 			if said != "" && strings.Count(w.log.String(), said) != 1 {
 				t.Errorf("want %q once in the log:\n%s", said, w.log.String())
 			}
 		}
-		expect(1, 0, "")
+		expect(1, 0, "", "")
 		second.Write(t, w.path("x.crt"), w.path("x.key"))
-		expect(2, 0, "a new certificate is in use")
+		expect(2, 0, "a new certificate is in use", "")
 		tlstest.Write(t, w.path("x.crt"), third.Cert) // the key is to follow
-		expect(2, 1, "does not go with the key in")
+		expect(2, 1, "does not go with the key in", "does not go with the key in")
 		tlstest.Write(t, w.path("x.key"), third.Key)
-		expect(3, 1, "")
+		expect(3, 1, "", "")
 		tlstest.Write(t, w.path("x.crt"), []byte("nonsense"))
-		expect(3, 2, "has no certificate in PEM form")
+		expect(3, 2, "has no certificate in PEM form", "has no certificate in PEM form")
 		if err := os.Remove(w.path("x.crt")); err != nil {
 			t.Fatal(err)
 		}
-		expect(3, 3, "no such file")
+		expect(3, 3, "no such file", "no such file")
 		tlstest.Write(t, w.path("x.crt"), third.Cert) // as it was
-		expect(3, 3, "")
+		expect(3, 3, "", "")
 		first.Write(t, w.path("x.crt"), w.path("x.key"))
-		expect(4, 3, "")
+		expect(4, 3, "", "")
 	})
 }
