@@ -11,6 +11,8 @@ type TLS struct {
 	Version, Cipher string
 	// ServerName is the name that the client asked for (SNI); empty without one.
 	ServerName string
+	// Protocol is what was agreed on by ALPN ("h2", "http/1.1"); empty without.
+	Protocol string
 	// Resumed says that a session ticket spared the full handshake.
 	Resumed bool
 	// Peer is the client's certificate, which was verified; nil without one.

@@ -133,7 +133,7 @@ func linger(nc net.Conn) {
 func about(s tls.ConnectionState) exchange.TLS {
 	a := exchange.TLS{
 		Version: tls.VersionName(s.Version), Cipher: tls.CipherSuiteName(s.CipherSuite),
-		ServerName: strings.ToLower(s.ServerName), Resumed: s.DidResume,
+		ServerName: strings.ToLower(s.ServerName), Protocol: s.NegotiatedProtocol, Resumed: s.DidResume,
 	}
 	if len(s.VerifiedChains) > 0 && len(s.PeerCertificates) > 0 {
 		p := s.PeerCertificates[0]

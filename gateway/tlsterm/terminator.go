@@ -31,6 +31,9 @@ type Settings struct {
 	Certificates []CertSource
 	// MinVersion is tls.VersionTLS12 or tls.VersionTLS13.
 	MinVersion uint16
+	// Protocols are offered by ALPN, the preferred first; none: "http/1.1". Who
+	// offers none of them is refused, who offers nothing is served HTTP/1.
+	Protocols []string
 	// Clients says what clients are asked for, ClientCAFile who issues it.
 	Clients      ClientMode
 	ClientCAFile string
@@ -53,6 +56,9 @@ type Terminator struct {
 // New returns a terminator. With client certificates it refuses every
 // handshake until Load, or the following of the file, has read the authorities.
 func New(s Settings) *Terminator {
+	if len(s.Protocols) == 0 {
+		s.Protocols = []string{"http/1.1"}
+	}
 	t := &Terminator{s: s}
 	if s.Clients == NoClientCertificate {
 		t.config.Store(t.newConfig(nil))
@@ -128,7 +134,7 @@ func (t *Terminator) newConfig(authorities *x509.CertPool) *tls.Config {
 	c := &tls.Config{
 		MinVersion:         t.s.MinVersion,
 		CipherSuites:       suites,
-		NextProtos:         []string{"http/1.1"},
+		NextProtos:         t.s.Protocols,
 		GetCertificate:     t.choose,
 		GetConfigForClient: heard,
 	}
