@@ -153,11 +153,10 @@ func handshakes(ctx context.Context, r *run) error {
 // connect opens a connection for each request, with eight at once.
 func connect(resume bool, curves []tls.CurveID) loader {
 	return func(ctx context.Context, r *run, p *process) (result, error) {
-		ctx, cancel := context.WithTimeout(ctx, time.Duration(r.seconds)*time.Second)
-		defer cancel()
 		var done, failed, resumed atomic.Int64
 		var last atomic.Pointer[error]
 		before, began := p.cpu(), time.Now()
+		end := began.Add(time.Duration(r.seconds) * time.Second)
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
@@ -165,11 +164,8 @@ func connect(resume bool, curves []tls.CurveID) loader {
 				if resume {
 					config.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 				}
-				for ctx.Err() == nil {
+				for ctx.Err() == nil && time.Now().Before(end) {
 					again, err := once(ctx, p.address, config)
-					if ctx.Err() != nil {
-						return
-					}
 					if err != nil {
 						last.Store(&err)
 						failed.Add(1)
