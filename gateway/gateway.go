@@ -161,16 +161,20 @@ func (g *Gateway) bind(ctx context.Context, next *snapshot.Snapshot) ([]*door, e
 }
 
 func (d *door) socketSettings(l *snapshot.Listener) listener.Settings {
-	return listener.Settings{
+	s := listener.Settings{
 		Address:        l.Address,
 		MaxConnections: l.Server.MaxConnections,
 		MaxPerClient:   l.Server.MaxPerClient,
-		Filter:         d.secure(l.TLS),
+		Filter:         d.announced(l.Proxies, d.secure(l.TLS)),
 		Refused:        func(r *reason.Reason, peer netip.AddrPort) { d.refused(r, peer, nil) },
 		AcceptFailed: func(err error) {
 			d.gateway.settings.Log.Error("connections cannot be accepted; they wait", "listener", l.Name, "error", err)
 		},
 	}
+	if l.Proxies != nil {
+		s.Announces = l.Proxies.Trusts
+	}
+	return s
 }
 
 // leave stops accepting at once and gives requests in flight their time.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/pipeline"
+	"github.com/gatehouse-proxy/gatehouse/gateway/proxyproto"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
@@ -82,6 +83,8 @@ func refuse(nc net.Conn, err error, said bool) error {
 		return ErrNothingSaid
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return reason.TLSHandshakeTimeout.Wrap(err)
+	case errors.As(err, &record) && record.Conn != nil && proxyproto.Look(record.RecordHeader[:]) != proxyproto.Other:
+		return reason.ProxyHeaderUntrusted // another proxy: nothing we could say would be understood
 	case errors.As(err, &record) && record.Conn != nil && isHTTP(record.RecordHeader):
 		_, _ = nc.Write(plainReply()) // whether it arrives or not
 		linger(nc)
