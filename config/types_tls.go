@@ -21,10 +21,41 @@ type ListenerTLS struct {
 	Certificates []string `yaml:"certificates"`
 	// The oldest version spoken.
 	MinVersion string `yaml:"min_version" enum:"1.2,1.3" default:"1.2"`
+	// The protocols offered (ALPN), the most wanted first. A client that offers
+	// others only is refused; one that offers none speaks HTTP/1.1.
+	ALPN []string `yaml:"alpn" enum:"h2,http/1.1" default:"http/1.1"`
+	// Refuse clients that ask for a name no certificate is for, or for none at
+	// all, instead of showing them the first certificate.
+	StrictNames bool `yaml:"strict_names" default:"false"`
 	// Ask clients for a certificate. Absent: they are not asked.
 	ClientCertificates *ClientCertificates `yaml:"client_certificates"`
 	// How long a client may take for the handshake.
 	HandshakeTimeout unit.Duration `yaml:"handshake_timeout" default:"10s" min:"100ms"`
+	// Limit the handshakes of one client address (IPv6: /64). Absent: no limit.
+	// Do not limit a proxy in front of you that opens a connection for every request.
+	HandshakesPerClient *HandshakeRate `yaml:"handshakes_per_client"`
+	// Tickets let clients resume a session at a fraction of the cost.
+	SessionTickets SessionTickets `yaml:"session_tickets"`
+}
+
+// HandshakeRate is a limit of full handshakes, which cost up to a hundred times
+// what a request does. A resumed one counts a tenth.
+type HandshakeRate struct {
+	// Full handshakes, at once and in every per.
+	Limit int64 `yaml:"limit" default:"100" min:"1" max:"1000000"`
+	// The time in which the limit fills up again.
+	Per unit.Duration `yaml:"per" default:"1s" min:"100ms" max:"24h"`
+}
+
+// SessionTickets are kept by clients and hold a session, encrypted by keys that
+// only this node knows. They are good for one listener and for as long as its
+// rules about client certificates stay as they are.
+type SessionTickets struct {
+	// Hand out and honour tickets.
+	Enabled bool `yaml:"enabled" default:"true"`
+	// How often the key is replaced. The two before it are still honoured, so
+	// that a ticket is good for two to three times this.
+	Rotate unit.Duration `yaml:"rotate" default:"12h" min:"1m" max:"56h"`
 }
 
 // ClientCertificates says what is asked of clients. Upstreams get a verified

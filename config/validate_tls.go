@@ -22,4 +22,8 @@ func (v *validator) listenerTLS(t *ListenerTLS, lp *problem.List) {
 	for i := range repeats(t.Certificates) {
 		p.Add(index("certificates", i), "%q is there twice", t.Certificates[i])
 	}
+	p.Check(len(t.ALPN) > 0, "alpn", "needs at least one protocol")
+	for i := range repeats(t.ALPN) {
+		p.Add(index("alpn", i), "%q is there twice", t.ALPN[i])
+	}
 }

@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
@@ -19,47 +21,78 @@ func (d *door) secure(t *tlsterm.Terminator) func(net.Conn) (net.Conn, error) {
 	return func(nc net.Conn) (net.Conn, error) {
 		c, err := t.Handshake(nc)
 		if err == nil {
+			d.countHandshake(c)
 			return c, nil
 		}
 		if !errors.Is(err, tlsterm.ErrNothingSaid) {
-			d.refusedConnection(reason.From(err), nc, secured)
+			d.refusedHandshake(reason.From(err), nc)
 		}
 		return nil, err
+	}
+}
+
+// countHandshake takes down one that succeeded.
+func (d *door) countHandshake(c *tlsterm.Conn) {
+	l := d.gateway.current.Load().Listeners[d.address]
+	if l == nil {
+		return // it is going
+	}
+	m := d.gateway.settings.Metrics.Listener(l.Name)
+	if c.TLS().Resumed {
+		m.ResumedHandshakes.Inc()
+	} else {
+		m.FullHandshakes.Inc()
+	}
+	if c.UnknownName() {
+		m.UnknownNames.Inc()
 	}
 }
 
 // maxDetail keeps what a client had crypto/tls say from filling the log.
 const maxDetail = 256
 
-// layer is what a connection was at when it was refused, in the words of the
-// access log.
-type layer struct{ protocol, scheme, step string }
-
-var (
-	secured  = layer{"TLS", "https", "handshake"}
-	proxying = layer{"PROXY", "", "proxy_protocol"}
-)
-
-// refusedConnection takes down a connection that never came to HTTP.
-func (d *door) refusedConnection(f *reason.Refusal, nc net.Conn, at layer) {
+// refusedHandshake takes down a connection that never came to HTTP. Of floods
+// it logs samples; the metrics have them all.
+func (d *door) refusedHandshake(f *reason.Refusal, nc net.Conn) {
 	name := d.countRefusal(f.Reason)
 	log := d.gateway.settings.AccessLog
 	if log == nil {
 		return
 	}
-	peer := addrPort(nc.RemoteAddr())
+	detail := f.Detail[:min(len(f.Detail), maxDetail)]
+	if f.Reason == reason.TLSHandshakesLimited {
+		left, ok := d.floods.take(time.Now())
+		if !ok {
+			return
+		}
+		if left > 0 {
+			detail = fmt.Sprintf("%d more since the last such line", left)
+		}
+	}
+	var peer netip.AddrPort
+	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
+		p := a.AddrPort()
+		peer = netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+	}
 	log.Write(&accesslog.Record{
-		Time: time.Now(), Client: peer.Addr(), Peer: peer, Listener: name, Protocol: at.protocol, Scheme: at.scheme,
+		Time: time.Now(), Client: peer.Addr(), Peer: peer, Listener: name, Protocol: "TLS", Scheme: "https",
 		Status: f.Reason.Status, Flags: f.Reason.Flag, Reason: f.Reason.Name,
-		Detail: f.Detail[:min(len(f.Detail), maxDetail)], Step: at.step,
+		Detail: detail, Step: "handshake",
 	})
 }
 
-func addrPort(a net.Addr) netip.AddrPort {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
+// sampler lets one line a second through and counts the others.
+type sampler struct {
+	second  atomic.Int64
+	skipped atomic.Uint64
+}
+
+// take says whether to write a line now, and how many were left out before it.
+func (s *sampler) take(now time.Time) (skipped uint64, ok bool) {
+	last, this := s.second.Load(), now.Unix()
+	if last == this || !s.second.CompareAndSwap(last, this) {
+		s.skipped.Add(1)
+		return 0, false
 	}
-	p := t.AddrPort()
-	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+	return s.skipped.Swap(0), true
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
-	"github.com/gatehouse-proxy/gatehouse/gateway/proxyproto"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/route"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
@@ -36,8 +35,7 @@ func (b *build) listeners(routes map[string]*compiled, terminators map[string]*t
 			continue
 		}
 		out[listenerKey(name, c.Address)] = &snapshot.Listener{
-			Name: name, Address: c.Address, Routes: table, NoRoute: routes[""].route,
-			Proxies: proxies(c.ProxyProtocol), TLS: terminators[name],
+			Name: name, Address: c.Address, Routes: table, NoRoute: routes[""].route, TLS: terminators[name],
 			Rules: target.Rules{
 				KeepEncodedSlashes: c.Path.EncodedSlashes == "keep", MergeSlashes: c.Path.MergeSlashes,
 				RefusePathParams: c.Path.Parameters == "refuse",
@@ -62,14 +60,6 @@ func listenerKey(name, address string) string {
 		return address + " " + name
 	}
 	return address
-}
-
-// proxies is nil where the PROXY protocol is not spoken.
-func proxies(c *config.ProxyProtocol) *proxyproto.Policy {
-	if c == nil {
-		return nil
-	}
-	return proxyproto.NewPolicy(c.From, c.Timeout.D())
 }
 
 var addressSources = map[string]target.Source{

@@ -50,10 +50,12 @@ func (b *build) terminators() map[string]*tlsterm.Terminator {
 		sum := digest(inputs...)
 		if b.sameCertificates(c.Certificates) {
 			if u, same := b.units.Reuse(b.prev, key, sum); same {
+				b.tickets(name, c.SessionTickets)
 				out[name] = u.(*tlsterm.Terminator)
 				continue
 			}
 		}
+		s.Tickets = b.tickets(name, c.SessionTickets)
 		made := tlsterm.New(s)
 		b.loaded("listeners."+name+".tls.client_certificates.ca_file", made.Load(),
 			"the authorities of client certificates cannot be used; the listener refuses everybody until they can")
@@ -61,6 +63,21 @@ func (b *build) terminators() map[string]*tlsterm.Terminator {
 		out[name] = made
 	}
 	return out
+}
+
+// tickets are a unit of their own, so that a session outlives a reload that
+// changes something else about its listener.
+func (b *build) tickets(listener string, c config.SessionTickets) tlsterm.TicketKeys {
+	if !c.Enabled {
+		return nil
+	}
+	key, sum := "tickets/"+listener, digest(c)
+	if u, same := b.units.Reuse(b.prev, key, sum); same {
+		return u.(*tlsterm.Rotation)
+	}
+	made := tlsterm.NewRotation(c.Rotate.D())
+	b.units.Add(key, sum, made)
+	return made
 }
 
 // sameCertificates reports whether all of them were taken over: a terminator
@@ -74,7 +91,11 @@ func (b *build) sameCertificates(names []string) bool {
 func (b *build) tlsSettings(name string, c *config.ListenerTLS) tlsterm.Settings {
 	s := tlsterm.Settings{
 		Listener: name, MinVersion: tls.VersionTLS12, HandshakeTimeout: c.HandshakeTimeout.D(),
+		Protocols: c.ALPN, StrictNames: c.StrictNames,
 		Changes: &b.changes, Log: b.settings.Log,
+	}
+	if r := c.HandshakesPerClient; r != nil {
+		s.HandshakesPerClient = tlsterm.Rate{Limit: r.Limit, Per: r.Per.D()}
 	}
 	if c.MinVersion == "1.3" {
 		s.MinVersion = tls.VersionTLS13

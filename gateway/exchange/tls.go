@@ -19,6 +19,8 @@ type TLS struct {
 	Peer *x509.Certificate
 	// Subject is Peer's distinguished name in the form of RFC 2253.
 	Subject string
+	// Fingerprint is the SHA-256 of Peer's encoding: 64 hexadecimal digits.
+	Fingerprint string
 	// SPIFFEID is Peer's only URI name, if that is a SPIFFE ID.
 	SPIFFEID string
 	// ClientCert is Peer as a value of the Client-Cert field (RFC 9440).

@@ -35,15 +35,10 @@ var (
 	TLSHandshakeFailed   = add("tls_handshake_failed", 400, "TLS", "The TLS handshake failed.")
 	TLSHandshakeTimeout  = add("tls_handshake_timeout", 408, "DT", "The TLS handshake was not completed in time.")
 	TLSClientCertificate = add("tls_client_certificate", 403, "UAEX", "A valid client certificate is required.")
+	TLSHandshakesLimited = add("tls_handshakes_limited", 429, "RL", "Too many TLS handshakes.")
+	TLSNoProtocol        = add("tls_no_protocol", 400, "TLS", "The client and this port speak no protocol in common.")
+	TLSUnknownName       = add("tls_unknown_name", 421, "TLS", "No certificate of this port is for the name asked for.")
 	TLSRequired          = add("tls_required", 400, "TLS", "This port speaks TLS: use https.")
-)
-
-// What a PROXY header, or the want of one, ends. Nobody can be answered.
-var (
-	ProxyHeaderMissing   = add("proxy_header_missing", 400, "DPE", "A PROXY protocol header is required.")
-	ProxyHeaderMalformed = add("proxy_header_malformed", 400, "DPE", "The PROXY protocol header is malformed.")
-	ProxyHeaderTimeout   = add("proxy_header_timeout", 408, "DT", "The PROXY protocol header did not arrive in time.")
-	ProxyHeaderUntrusted = add("proxy_header_untrusted", 403, "DPE", "A PROXY protocol header is not accepted from this address.")
 )
 
 // Routing and the node itself.

@@ -59,23 +59,41 @@ func (tb *table) add(c *tls.Certificate) {
 	}
 }
 
-// choose is tls.Config.GetCertificate: exactly the name, then a wildcard for
-// its first label, then the first of all.
-func (t *Terminator) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+// certify is tls.Config.GetCertificate. In TLS 1.3 it is asked only if no
+// session is resumed.
+func (t *Terminator) certify(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if offersSession(hello) && !t.charge(hello.Conn, fullCost-resumedCost) {
+		return nil, errTooMany
+	}
+	c, known := t.choose(hello)
+	if !known {
+		if a := attemptOf(hello); a != nil {
+			a.unknownName = true
+		}
+		if t.s.StrictNames {
+			return nil, nil // which makes crypto/tls send unrecognized_name
+		}
+	}
+	if c == nil {
+		return nil, errNoCertificate
+	}
+	return c, nil
+}
+
+// choose finds a certificate for exactly the name, then by a wildcard for its
+// first label, then the first of all, which is for nobody known.
+func (t *Terminator) choose(hello *tls.ClientHelloInfo) (c *tls.Certificate, known bool) {
 	tb := t.table()
 	name := strings.ToLower(hello.ServerName)
 	if c := best(tb.exact[name], hello); c != nil {
-		return c, nil
+		return c, true
 	}
 	if label, rest, ok := strings.Cut(name, "."); ok && label != "" {
 		if c := best(tb.below[rest], hello); c != nil {
-			return c, nil
+			return c, true
 		}
 	}
-	if tb.first == nil {
-		return nil, errNoCertificate
-	}
-	return tb.first, nil
+	return tb.first, false
 }
 
 // best is the first that the client's algorithms suit: of one name there may be

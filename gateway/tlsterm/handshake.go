@@ -2,13 +2,16 @@ package tlsterm
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,20 +19,24 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/pipeline"
-	"github.com/gatehouse-proxy/gatehouse/gateway/proxyproto"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
 // Conn is a connection after the handshake.
 type Conn struct {
 	*tls.Conn
-	about exchange.TLS
+	about       exchange.TLS
+	unknownName bool
 }
 
 var _ exchange.Secured = (*Conn)(nil)
 
 // TLS implements exchange.Secured.
 func (c *Conn) TLS() *exchange.TLS { return &c.about }
+
+// UnknownName reports that the client asked for a name that no certificate is
+// for, or for none, and was shown the first. Of a resumed session it is false.
+func (c *Conn) UnknownName() bool { return c.unknownName }
 
 // ErrNothingSaid is the end of a connection whose client, a health check most
 // likely, went away without a word, or which we closed ourselves: nothing was
@@ -38,13 +45,33 @@ var ErrNothingSaid = errors.New("the connection ended before a handshake began")
 
 var errNoAuthorities = errors.New("the authorities of client certificates could not be loaded")
 
-// heardKey is where a handshake's context keeps a *bool: a ClientHello has come.
-type heardKey struct{}
+// attempt is what is noted of a handshake while it is made.
+type attempt struct {
+	said        bool     // a ClientHello has come
+	protocols   []string // that the client offers
+	unknownName bool     // no certificate is for the name it asked for
+}
 
-// heard is tls.Config.GetConfigForClient, and changes nothing.
-func heard(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-	if said, ok := hello.Context().Value(heardKey{}).(*bool); ok {
-		*said = true
+// attemptKey is where a handshake's context keeps its *attempt.
+type attemptKey struct{}
+
+// attemptOf is nil in QUIC, whose handshakes are not made here.
+func attemptOf(hello *tls.ClientHelloInfo) *attempt {
+	a, _ := hello.Context().Value(attemptKey{}).(*attempt)
+	return a
+}
+
+// hear is tls.Config.GetConfigForClient: the first to see what a client says.
+func (t *Terminator) hear(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	if a := attemptOf(hello); a != nil {
+		a.said, a.protocols = true, hello.SupportedProtos
+	}
+	cost := uint32(fullCost)
+	if offersSession(hello) {
+		cost = resumedCost
+	}
+	if !t.charge(hello.Conn, cost) {
+		return nil, errTooMany
 	}
 	return nil, nil
 }
@@ -53,6 +80,10 @@ func heard(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 // the client has been told as well as the protocol allows, or ErrNothingSaid;
 // nc is then to be closed. Closing nc interrupts it.
 func (t *Terminator) Handshake(nc net.Conn) (*Conn, error) {
+	if t.exhausted(nc) {
+		reset(nc)
+		return nil, reason.TLSHandshakesLimited
+	}
 	config := t.config.Load()
 	if config == nil {
 		return nil, reason.TLSHandshakeFailed.Wrap(errNoAuthorities)
@@ -60,31 +91,52 @@ func (t *Terminator) Handshake(nc net.Conn) (*Conn, error) {
 	if err := nc.SetDeadline(time.Now().Add(t.s.HandshakeTimeout)); err != nil {
 		return nil, ErrNothingSaid // closed already
 	}
-	said := false
+	a := &attempt{}
 	c := &Conn{Conn: tls.Server(nc, config)}
-	err := c.HandshakeContext(context.WithValue(context.Background(), heardKey{}, &said))
+	err := c.HandshakeContext(context.WithValue(context.Background(), attemptKey{}, a))
 	if err == nil {
 		err = nc.SetDeadline(time.Time{})
 	}
 	if err != nil {
-		return nil, refuse(nc, err, said)
+		return nil, t.refuse(nc, err, a)
 	}
-	c.about = about(c.ConnectionState())
+	s := c.ConnectionState()
+	if s.NegotiatedProtocol == "" && t.needsProtocol() {
+		_ = c.Close() // it has been said all there is to say
+		return nil, reason.TLSNoProtocol.Wrap(errSilentClient)
+	}
+	c.about, c.unknownName = about(s), a.unknownName
 	return c, nil
 }
 
+// errSilentClient is for a client that leaves open what it speaks.
+var errSilentClient = errors.New("the client agreed on no protocol, and HTTP/1.1 is not offered")
+
+// needsProtocol says that a client must agree on a protocol: who does not is
+// taken to speak HTTP/1.1, which here is not spoken.
+func (t *Terminator) needsProtocol() bool {
+	return len(t.s.Protocols) > 0 && !slices.Contains(t.s.Protocols, "http/1.1")
+}
+
+// reset makes closing nc forget what was not read, without waiting for anybody.
+func reset(nc net.Conn) {
+	if c, ok := nc.(interface{ SetLinger(int) error }); ok {
+		_ = c.SetLinger(0) // closed already: as good
+	}
+}
+
 // refuse says what is wrong, and lets the client hear it.
-func refuse(nc net.Conn, err error, said bool) error {
+func (t *Terminator) refuse(nc net.Conn, err error, a *attempt) error {
 	var record tls.RecordHeaderError
 	var verify *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, net.ErrClosed),
-		!said && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)):
+		!a.said && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)):
 		return ErrNothingSaid
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return reason.TLSHandshakeTimeout.Wrap(err)
-	case errors.As(err, &record) && record.Conn != nil && proxyproto.Look(record.RecordHeader[:]) != proxyproto.Other:
-		return reason.ProxyHeaderUntrusted // another proxy: nothing we could say would be understood
+	case errors.Is(err, errTooMany):
+		return reason.TLSHandshakesLimited // the alert may be lost: no waiting for floods
 	case errors.As(err, &record) && record.Conn != nil && isHTTP(record.RecordHeader):
 		_, _ = nc.Write(plainReply()) // whether it arrives or not
 		linger(nc)
@@ -94,7 +146,19 @@ func refuse(nc net.Conn, err error, said bool) error {
 		return reason.TLSClientCertificate.Wrap(err)
 	}
 	linger(nc)
+	switch {
+	case a.unknownName && t.s.StrictNames:
+		return reason.TLSUnknownName.Wrap(err)
+	case t.nothingInCommon(a.protocols):
+		return reason.TLSNoProtocol.Wrap(err)
+	}
 	return reason.TLSHandshakeFailed.Wrap(err)
+}
+
+// nothingInCommon says that a client offers protocols, but none of ours.
+func (t *Terminator) nothingInCommon(offered []string) bool {
+	return len(offered) > 0 && len(t.s.Protocols) > 0 &&
+		!slices.ContainsFunc(offered, func(p string) bool { return slices.Contains(t.s.Protocols, p) })
 }
 
 // isHTTP is true for the beginning of a request line: a method in capitals,
@@ -141,6 +205,8 @@ func about(s tls.ConnectionState) exchange.TLS {
 	if len(s.VerifiedChains) > 0 && len(s.PeerCertificates) > 0 {
 		p := s.PeerCertificates[0]
 		a.Peer, a.Subject, a.SPIFFEID = p, p.Subject.String(), spiffeID(p)
+		sum := sha256.Sum256(p.Raw)
+		a.Fingerprint = hex.EncodeToString(sum[:])
 		a.ClientCert = ":" + base64.StdEncoding.EncodeToString(p.Raw) + ":"
 	}
 	return a

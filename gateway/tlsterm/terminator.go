@@ -2,14 +2,17 @@ package tlsterm
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
+	"github.com/gatehouse-proxy/gatehouse/ratelimit"
 )
 
 // ClientMode says whether clients are asked for a certificate. One that does
@@ -31,14 +34,21 @@ type Settings struct {
 	Certificates []CertSource
 	// MinVersion is tls.VersionTLS12 or tls.VersionTLS13.
 	MinVersion uint16
-	// Protocols are offered by ALPN, the preferred first; none: "http/1.1". Who
-	// offers none of them is refused, who offers nothing is served HTTP/1.
-	Protocols []string
 	// Clients says what clients are asked for, ClientCAFile who issues it.
 	Clients      ClientMode
 	ClientCAFile string
+	// Protocols are offered by ALPN, the most wanted first. Empty: none is agreed on.
+	Protocols []string
+	// StrictNames refuses clients that ask for a name no certificate is for, or
+	// for none. Otherwise they are shown the first certificate.
+	StrictNames bool
 	// HandshakeTimeout is for the whole handshake.
 	HandshakeTimeout time.Duration
+	// HandshakesPerClient limits the handshakes of one IPv4 address or IPv6 /64;
+	// a resumed one counts a tenth. The zero value is no limit.
+	HandshakesPerClient Rate
+	// Tickets are for resuming sessions; nil: none are resumed.
+	Tickets TicketKeys
 	// Changes is the certificates' own.
 	Changes *atomic.Uint64
 	Log     *slog.Logger
@@ -51,17 +61,16 @@ type Terminator struct {
 	names  atomic.Pointer[table]
 	config atomic.Pointer[tls.Config] // nil: the authorities are not known yet
 	cas    *filewatch.File            // nil: clients are not asked
+
+	limiter ratelimit.Limiter // nil: no limit
 }
 
 // New returns a terminator. With client certificates it refuses every
 // handshake until Load, or the following of the file, has read the authorities.
 func New(s Settings) *Terminator {
-	if len(s.Protocols) == 0 {
-		s.Protocols = []string{"http/1.1"}
-	}
-	t := &Terminator{s: s}
+	t := &Terminator{s: s, limiter: newLimiter(s.HandshakesPerClient)}
 	if s.Clients == NoClientCertificate {
-		t.config.Store(t.newConfig(nil))
+		t.config.Store(t.newConfig(nil, nil))
 		return t
 	}
 	t.cas = filewatch.New(filewatch.Settings{
@@ -103,7 +112,7 @@ func (t *Terminator) Close(context.Context) error {
 }
 
 // takeAuthorities also makes session tickets worthless that were given to
-// clients of the authorities before: tickets belong to a tls.Config.
+// clients of the authorities before: their keys are made for the content.
 func (t *Terminator) takeAuthorities(content []byte) error {
 	list, err := certificates(content)
 	if err != nil {
@@ -113,8 +122,14 @@ func (t *Terminator) takeAuthorities(content []byte) error {
 	for _, c := range list {
 		pool.AddCert(c)
 	}
-	t.config.Store(t.newConfig(pool))
+	t.config.Store(t.newConfig(pool, content))
 	return nil
+}
+
+// scope names all that a session began under and must not outlive.
+func (t *Terminator) scope(authorities []byte) string {
+	sum := sha256.Sum256(authorities)
+	return fmt.Sprintf("%s\x00%d\x00%x\x00%x", t.s.Listener, t.s.Clients, t.s.MinVersion, sum)
 }
 
 // suites are the cipher suites of TLS 1.2 with forward secrecy and
@@ -129,14 +144,19 @@ var suites = []uint16{
 var errClientCertificate = errors.New("the client showed no certificate")
 
 // newConfig leaves to Go what it keeps up to date with the times: the groups of
-// the key exchange (X25519MLKEM768 first) and the rotation of ticket keys.
-func (t *Terminator) newConfig(authorities *x509.CertPool) *tls.Config {
+// the key exchange (X25519MLKEM768 first). content is the file of authorities.
+func (t *Terminator) newConfig(authorities *x509.CertPool, content []byte) *tls.Config {
 	c := &tls.Config{
-		MinVersion:         t.s.MinVersion,
-		CipherSuites:       suites,
-		NextProtos:         t.s.Protocols,
-		GetCertificate:     t.choose,
-		GetConfigForClient: heard,
+		MinVersion:             t.s.MinVersion,
+		CipherSuites:           suites,
+		NextProtos:             t.s.Protocols,
+		GetCertificate:         t.certify,
+		GetConfigForClient:     t.hear,
+		SessionTicketsDisabled: t.s.Tickets == nil,
+	}
+	if t.s.Tickets != nil {
+		k := &tickets{keys: t.s.Tickets, scope: t.scope(content)}
+		c.WrapSession, c.UnwrapSession = k.wrap, k.unwrap
 	}
 	if t.s.Clients == NoClientCertificate {
 		return c

@@ -68,6 +68,8 @@ var (
 	listenerAccepted = define(KindCounter, "gatehouse_listener_connections_total", "Client connections accepted.", "listener")
 	listenerRefused  = define(KindCounter, "gatehouse_listener_connections_refused_total", "Client connections closed at once, over a limit.", "listener")
 	listenerRefusals = define(KindCounter, "gatehouse_listener_protocol_refusals_total", "Handshakes and requests refused before there was a request, by reason.", "listener", "reason")
+	handshakes       = define(KindCounter, "gatehouse_listener_tls_handshakes_total", "TLS handshakes that succeeded: full ones, and those that resumed a session.", "listener", "kind")
+	unknownNames     = define(KindCounter, "gatehouse_listener_tls_unknown_names_total", "TLS handshakes for a name that no certificate is for, or for none, which were shown the first certificate.", "listener")
 	acceptErrors     = define(KindCounter, "gatehouse_listener_accept_errors_total", "Accepts that failed, for want of file descriptors for example.", "listener")
 	configRevision   = define(KindGauge, "gatehouse_config_revision_number", "The revision that is live; counts from 1 at start.")
 	configOK         = define(KindGauge, "gatehouse_config_last_reload_successful", "1 if the last reload succeeded, 0 if the node keeps an older config.")
@@ -85,7 +87,7 @@ var (
 		requests, requestDuration, requestBytes, replyBytes, inFlight, refusals,
 		replies, tryDuration, tries, retries, retriesDenied, hedges, mirrors, overflow, noEndpoint, panicMode,
 		upstreamActive, upstreamOpen, upstreamConnects, connectFailures, healthy, ejections, probes,
-		listenerOpen, listenerAccepted, listenerRefused, listenerRefusals, acceptErrors,
+		listenerOpen, listenerAccepted, listenerRefused, listenerRefusals, handshakes, unknownNames, acceptErrors,
 		configRevision, configOK, configTime, configTook, configReloads, configBroken,
 		certNotAfter, certLoads,
 		accessLogLines, traceSpans, panics,

@@ -57,7 +57,11 @@ type Connections struct {
 
 // Listener tells of the connections of one listener.
 type Listener struct {
-	name     string
+	name string
+	// FullHandshakes and ResumedHandshakes count those of TLS that succeeded,
+	// UnknownNames those that asked for a name no certificate is for.
+	FullHandshakes, ResumedHandshakes, UnknownNames Counter
+
 	protocol map[string]*Counter // never changes
 	reasons  []string
 	counts   atomic.Pointer[func() Connections]
@@ -89,6 +93,11 @@ func (l *Listener) collect(e *emit) {
 		e.counter(listenerAccepted, c.Accepted, l.name)
 		e.counter(listenerRefused, c.Refused, l.name)
 		e.counter(acceptErrors, c.AcceptFails, l.name)
+	}
+	if full, resumed := l.FullHandshakes.Value(), l.ResumedHandshakes.Value(); full+resumed > 0 {
+		e.counter(handshakes, full, l.name, "full")
+		e.counter(handshakes, resumed, l.name, "resumed")
+		e.counter(unknownNames, l.UnknownNames.Value(), l.name)
 	}
 	for _, name := range l.reasons {
 		if n := l.protocol[name].Value(); n > 0 {

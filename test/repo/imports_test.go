@@ -54,13 +54,13 @@ var layers = [][]string{
 	{"gateway"}, // the package itself, not what is below it
 	{"gateway/snapshot", "gateway/listener"},
 	{"gateway/proxy"},
-	{"plugins", "waf", "ratelimit"},
+	{"plugins", "waf"},
 	{"gateway/h1", "gateway/tlsterm"},
 	{"gateway/pipeline", "gateway/upstream", "gateway/action"},
 	{"gateway/attribute"},
 	{"gateway/exchange", "gateway/route", "gateway/target"},
-	{"gateway/wire", "gateway/proxyproto", "gateway/splice"},
-	{"gateway/reason", "gateway/filewatch", "telemetry", "config"},
+	{"gateway/wire"},
+	{"gateway/reason", "gateway/filewatch", "ratelimit", "telemetry", "config"},
 }
 
 // layerOf finds a package's place; the longest folder wins.

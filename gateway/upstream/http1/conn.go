@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
-	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
 
@@ -36,7 +35,7 @@ type Conn struct {
 	timerMu     sync.Mutex // guards timer
 	timer       *time.Timer
 
-	call   *transport.Call
+	call   *Call
 	reused bool
 
 	in       []byte // in[r:w] is received and not yet used
@@ -82,10 +81,11 @@ func (c *Conn) forget() {
 	}
 }
 
-// Abort implements transport.Conn.
+// Abort ends whatever is going on, because the client has gone. It may be
+// called by any goroutine while the call's Watch holds the connection.
 func (c *Conn) Abort() { c.kill(stateGone) }
 
-// Reused implements transport.Conn.
+// Reused says that the connection had carried a request before this one.
 func (c *Conn) Reused() bool { return c.reused }
 
 // Buffered implements wire.Source.

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
-	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
 // A body that does not fit into the kernel's buffers while the endpoint has
@@ -22,7 +21,7 @@ func TestEarlyReplyToALargeBody(t *testing.T) {
 			io.WriteString(c, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
 			time.Sleep(50 * time.Millisecond)
 		}))
-		call := &transport.Call{
+		call := &http1.Call{
 			Head: []byte("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 33554432\r\n\r\n"),
 			Body: make([]byte, 32<<20), Idle: 5 * time.Second,
 		}
