@@ -10,6 +10,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/pipeline"
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxy"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
@@ -42,6 +43,7 @@ func (d *door) serve(ctx *fasthttp.RequestCtx, f exchange.Front) {
 		p := a.AddrPort()
 		e.Peer = netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 	}
+	broken := e.BeginRPC()
 	l := b.listener
 	if l == nil { // the listener has gone and this connection is told so
 		refuse(ctx, e, reason.Draining)
@@ -55,6 +57,10 @@ func (d *door) serve(ctx *fasthttp.RequestCtx, f exchange.Front) {
 	}
 	if why := locate(ctx, e, l.Rules); why != nil {
 		refuse(ctx, e, why)
+		return
+	}
+	if broken != nil {
+		refuse(ctx, e, broken)
 		return
 	}
 	e.Route = l.NoRoute
@@ -122,6 +128,10 @@ func (b *binding) Finish(e *exchange.Exchange) {
 	in, out := e.Front.RequestBytes(), e.Front.ReplyBytes()
 	if e.Route != nil && e.Route.Recorder != nil {
 		e.Route.Recorder.Record(status, took, in, out)
+		if e.RPC.Kind != grpc.None {
+			c, known := e.RPC.Status(e.Refusal, status)
+			e.Route.Recorder.RecordCall(uint8(c), known)
+		}
 	}
 	if e.Refusal != nil {
 		g.settings.Metrics.Refusal(e.Refusal.Reason.Name)

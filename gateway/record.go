@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/accesslog"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/trace"
@@ -40,6 +41,9 @@ func (g *Gateway) logRequest(log *accesslog.Log, e *exchange.Exchange, status in
 		e.Scratch = hex.AppendEncode(e.Scratch, e.Trace.TraceID[:])
 		r.TraceID = borrow(e.Scratch[at:])
 	}
+	if e.RPC.Kind != grpc.None {
+		noteCall(r, e, status)
+	}
 	if e.Identity.Consumer != nil {
 		r.Consumer = e.Identity.Consumer.Name
 	}
@@ -49,6 +53,18 @@ func (g *Gateway) logRequest(log *accesslog.Log, e *exchange.Exchange, status in
 	log.Write(r)
 	*r = accesslog.Record{}
 	records.Put(r)
+}
+
+// noteCall adds how a gRPC call ended.
+func noteCall(r *accesslog.Record, e *exchange.Exchange, status int) {
+	if c, known := e.RPC.Status(e.Refusal, status); known {
+		r.GRPCStatus = c.String()
+	}
+	if m := e.RPC.Message; len(m) > 0 {
+		at := len(e.Scratch)
+		e.Scratch = grpc.AppendText(e.Scratch, m)
+		r.GRPCMessage = borrow(e.Scratch[at:])
+	}
 }
 
 // logProtocolRefusal writes the line of what was no request: as much of its
@@ -74,6 +90,11 @@ func endSpan(e *exchange.Exchange, status int, in, out int64) {
 		Route: e.Route.Name, Protocol: e.Front.Protocol(),
 		Client: e.Client.String(), Peer: e.Peer.Addr().String(), UserAgent: borrow(e.Ctx.UserAgent()),
 		RequestID: e.RequestID, Status: status, BytesIn: in, BytesOut: out,
+	}
+	if e.RPC.Kind != grpc.None {
+		if c, known := e.RPC.Status(e.Refusal, status); known {
+			r.RPC, r.RPCStatus = "grpc", int(c)
+		}
 	}
 	if e.Refusal != nil {
 		r.Reason, r.Detail = e.Refusal.Reason.Name, e.Refusal.Detail

@@ -274,6 +274,7 @@ var defaultTypes = []string{
 	"application/soap+xml", "application/json", "application/problem+json",
 	"application/merge-patch+json", "application/json-patch+json",
 	"application/grpc", "application/grpc+proto", "application/grpc-web", "application/grpc-web+proto",
+	"application/grpc-web-text", "application/grpc-web-text+proto",
 	"application/protobuf", "application/x-protobuf",
 }
 

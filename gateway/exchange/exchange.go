@@ -35,6 +35,9 @@ type Route struct {
 // Recorder takes down a finished request. Calls are concurrent.
 type Recorder interface {
 	Record(status int, took time.Duration, bytesIn, bytesOut int64)
+	// RecordCall is called besides for a gRPC call, with its status code; known
+	// is false where the reply ended without one.
+	RecordCall(code uint8, known bool)
 }
 
 // Owner gets the exchange back when the request is over: it writes the access
@@ -127,6 +130,7 @@ type Exchange struct {
 	RefusedBy string
 	Upstream  UpstreamInfo
 	WAF       WAFInfo
+	RPC       RPC
 
 	// Stream says that the reply must not be held back or rewritten: an
 	// upgrade, server-sent events, gRPC. Set by the proxy with the reply head.

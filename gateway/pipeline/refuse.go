@@ -11,12 +11,13 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
 // Refuse turns err into the reply: application/problem+json (RFC 9457), or
 // HTML for a client that prefers it, with the reason's name and the request
-// ID. Headers that plugins have set so far (Retry-After, WWW-Authenticate, …)
+// ID; for a gRPC call, a status of its own. Headers that plugins have set so far (Retry-After, WWW-Authenticate, …)
 // stay; what an upstream has answered is dropped whole. The cause stays on the
 // exchange for the log.
 func Refuse(ctx *fasthttp.RequestCtx, e *exchange.Exchange, err error) {
@@ -62,6 +63,10 @@ func writeRefusal(ctx *fasthttp.RequestCtx, e *exchange.Exchange, f *reason.Refu
 	resp := &ctx.Response
 	resp.ResetBody()
 	resp.Header.Del(fasthttp.HeaderContentEncoding)
+	if e.RPC.Kind != grpc.None {
+		refuseCall(ctx, e, f)
+		return
+	}
 	resp.SetStatusCode(f.Code())
 	resp.Header.Set(fasthttp.HeaderCacheControl, "no-store")
 	if prefersHTML(ctx.Request.Header.Peek(fasthttp.HeaderAccept)) {

@@ -1,5 +1,7 @@
 package reason
 
+import "github.com/gatehouse-proxy/gatehouse/gateway/grpc"
+
 // What the HTTP/1 parser refuses before a request exists.
 var (
 	BadRequestLine      = add("bad_request_line", 400, "DPE", "The request line is malformed.")
@@ -25,9 +27,9 @@ var (
 	MethodRefused       = add("method_refused", 501, "DPE", "The method is not supported.")
 	HeadTimeout         = add("head_timeout", 408, "DT", "The request header section did not arrive in time.")
 	BodyTimeout         = add("body_timeout", 408, "DT", "The request body did not arrive in time.")
-	BodyCut             = add("body_cut", 400, "DC", "The request body ended early.")
+	BodyCut             = add("body_cut", 400, "DC", "The request body ended early.").to(grpc.Cancelled)
 	ClientGone          = add("client_gone", 499, "DC", "The client closed the connection.")
-	TooManyConnections  = add("too_many_connections", 503, "OM", "Too many connections.")
+	TooManyConnections  = add("too_many_connections", 503, "OM", "Too many connections.").to(grpc.ResourceExhausted)
 )
 
 // What ends before HTTP begins. Only TLSRequired can be answered by HTTP.
@@ -39,6 +41,12 @@ var (
 	TLSNoProtocol        = add("tls_no_protocol", 400, "TLS", "The client and this port speak no protocol in common.")
 	TLSUnknownName       = add("tls_unknown_name", 421, "TLS", "No certificate of this port is for the name asked for.")
 	TLSRequired          = add("tls_required", 400, "TLS", "This port speaks TLS: use https.")
+)
+
+// gRPC.
+var (
+	BadGRPCTimeout = add("bad_grpc_timeout", 400, "DPE", "The grpc-timeout header is malformed.")
+	BadGRPCMessage = add("bad_grpc_message", 400, "DPE", "The request body is not a stream of gRPC messages.")
 )
 
 // Routing and the node itself.
@@ -65,7 +73,7 @@ var (
 	CSRF               = add("csrf", 403, "CSRF", "The request did not come from an allowed origin.")
 	CORSDenied         = add("cors_denied", 403, "CORS", "The origin is not allowed.")
 	RateLimited        = add("rate_limited", 429, "RL", "Too many requests.")
-	ConcurrencyLimited = add("concurrency_limited", 503, "CL", "Too many requests at once.")
+	ConcurrencyLimited = add("concurrency_limited", 503, "CL", "Too many requests at once.").to(grpc.ResourceExhausted)
 	BodyTooLarge       = add("body_too_large", 413, "BL", "The request body is too large.")
 	WAFBlocked         = add("waf_blocked", 403, "WAF", "The request was blocked.")
 	WAFBodyTooLarge    = add("waf_body_too_large", 413, "WAF", "The request body is too large to inspect.")
@@ -78,8 +86,8 @@ var (
 	UpstreamOverflow  = add("upstream_overflow", 503, "UO", "The upstream is overloaded.")
 	UpstreamConnect   = add("upstream_connect_failure", 502, "UF", "The upstream could not be reached.")
 	UpstreamReset     = add("upstream_reset", 502, "UC", "The upstream closed the connection.")
-	UpstreamProtocol  = add("upstream_protocol_error", 502, "UPE", "The upstream answered with garbage.")
+	UpstreamProtocol  = add("upstream_protocol_error", 502, "UPE", "The upstream answered with garbage.").to(grpc.Internal)
 	UpstreamTimeout   = add("upstream_timeout", 504, "UT", "The upstream did not answer in time.")
 	RequestTimeout    = add("request_timeout", 504, "UT", "The request took too long.")
-	UpstreamHeadLarge = add("upstream_head_too_large", 502, "UPE", "The upstream answered with too many headers.")
+	UpstreamHeadLarge = add("upstream_head_too_large", 502, "UPE", "The upstream answered with too many headers.").to(grpc.Internal)
 )

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 )
 
 // Reason says why a request was refused. Values are created in this package
@@ -18,6 +20,8 @@ type Reason struct {
 	Name string
 	// Status is the HTTP status code of the reply.
 	Status int
+	// GRPC is the status of the reply to a gRPC call, whose HTTP status is 200.
+	GRPC grpc.Code
 	// Flag is the short upper-case access-log flag. Where Envoy has one for the
 	// same case, it is Envoy's (RESPONSE_FLAGS in Envoy's access log manual).
 	Flag string
@@ -76,6 +80,14 @@ func (r *Refusal) Code() int {
 	return r.Reason.Status
 }
 
+// GRPC is the status to answer a gRPC call with.
+func (r *Refusal) GRPC() grpc.Code {
+	if r.Status != 0 && r.Status != r.Reason.Status {
+		return grpc.ForRefusal(r.Status)
+	}
+	return r.Reason.GRPC
+}
+
 // From turns any error into a refusal; what is not one is an internal error.
 // err must not be nil.
 func From(err error) *Refusal {
@@ -110,9 +122,15 @@ func OwnFault(err error) bool {
 var all []*Reason
 
 func add(name string, status int, flag, title string) *Reason {
-	r := &Reason{Name: name, Status: status, Flag: flag, Title: title}
+	r := &Reason{Name: name, Status: status, GRPC: grpc.ForRefusal(status), Flag: flag, Title: title}
 	r.bare = &Refusal{Reason: r}
 	all = append(all, r)
+	return r
+}
+
+// to gives a reason a gRPC status that its HTTP status does not tell.
+func (r *Reason) to(c grpc.Code) *Reason {
+	r.GRPC = c
 	return r
 }
 

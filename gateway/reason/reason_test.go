@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"testing"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
@@ -44,5 +45,40 @@ func TestRefusingWithoutDetailAllocatesNothing(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
+	}
+}
+
+// What a gRPC client gets. A reason that is not here has the code its status
+// stands for (grpc.ForRefusal).
+func TestGRPCCodes(t *testing.T) {
+	for code, reasons := range map[grpc.Code][]*reason.Reason{
+		grpc.Unauthenticated:   {reason.Unauthenticated},
+		grpc.PermissionDenied:  {reason.Forbidden, reason.WAFBlocked, reason.IPDenied, reason.CSRF, reason.CORSDenied, reason.ExternalDenied, reason.PluginRefused},
+		grpc.ResourceExhausted: {reason.RateLimited, reason.ConcurrencyLimited, reason.BodyTooLarge, reason.WAFBodyTooLarge, reason.HeadTooLarge, reason.TooManyConnections},
+		grpc.Unavailable: {
+			reason.NoEndpoint, reason.UpstreamConnect, reason.UpstreamReset, reason.UpstreamOverflow, reason.Overloaded,
+			reason.Draining, reason.RouteBroken, reason.Maintenance, reason.FaultAbort, reason.AuthUnavailable, reason.WAFFailed,
+		},
+		grpc.DeadlineExceeded: {reason.UpstreamTimeout, reason.RequestTimeout, reason.HeadTimeout, reason.BodyTimeout},
+		grpc.Cancelled:        {reason.ClientGone, reason.BodyCut},
+		grpc.Unimplemented:    {reason.NoRoute, reason.MethodRefused},
+		grpc.Internal: {
+			reason.Internal, reason.PluginPanic, reason.BadGRPCTimeout, reason.BadGRPCMessage, reason.BadHost,
+			reason.AmbiguousPath, reason.UpstreamProtocol, reason.UpstreamHeadLarge,
+		},
+	} {
+		for _, r := range reasons {
+			if r.GRPC != code {
+				t.Errorf("%s: got %v, want %v", r.Name, r.GRPC, code)
+			}
+		}
+	}
+	for _, r := range reason.All() {
+		if r.GRPC == grpc.OK || r.GRPC == grpc.Unknown {
+			t.Errorf("%s: %v", r.Name, r.GRPC)
+		}
+	}
+	if got := reason.From(&reason.Refusal{Reason: reason.FaultAbort, Status: 429}).GRPC(); got != grpc.ResourceExhausted {
+		t.Errorf("a status of the config: got %v", got)
 	}
 }

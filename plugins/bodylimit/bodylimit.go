@@ -4,6 +4,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 )
@@ -17,6 +18,13 @@ func Factory() plugins.Factory {
 		return plugins.Stateless(func(c *fiber.Ctx) error {
 			e := exchange.From(c)
 			if !e.Front.HasBody() {
+				return c.Next()
+			}
+			if e.RPC.Kind == grpc.Native {
+				// A stream of messages may go on for as long as it likes.
+				if err := exchange.FollowMessages(c.Context(), max(limit, 1)); err != nil {
+					return err
+				}
 				return c.Next()
 			}
 			// What announces too much need not be read; what announces nothing

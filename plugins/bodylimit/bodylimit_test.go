@@ -9,6 +9,8 @@ import (
 	"github.com/gofiber/fiber/v2"
 
 	"github.com/gatehouse-proxy/gatehouse/config/unit"
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 	"github.com/gatehouse-proxy/gatehouse/plugins/plugintest"
@@ -20,6 +22,40 @@ func TestConformance(t *testing.T) {
 		Bad:     []plugintest.Bad{{YAML: "max: lots", Want: "max"}, {YAML: "max: -1", Want: "max"}},
 		Request: plugintest.Request{Raw: "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nabc"},
 	})
+}
+
+// A call's limit is for each message, however long it goes on.
+func TestMessagesOfACall(t *testing.T) {
+	const message = "\x00\x00\x00\x00\x08messages"
+	for name, tc := range map[string]struct {
+		max          int
+		body, status string
+		seen         int
+	}{
+		"many":     {8, strings.Repeat(message, 100), "", 1300},
+		"too long": {7, message, "8", 0},
+		"nothing":  {0, message, "8", 0},
+		"no frame": {8, "{}", "13", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in, err := Factory().New(&Config{Max: unit.Size(tc.max)}, plugins.Settings{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen := 0
+			r := plugintest.Do(t, plugintest.Request{
+				Raw:  fmt.Sprintf("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: %d\r\n\r\n%s", len(tc.body), tc.body),
+				Edit: func(e *exchange.Exchange) { e.RPC.Kind = grpc.Native },
+			}, in.Handle, func(c *fiber.Ctx) error {
+				b, err := io.ReadAll(c.Context().RequestBodyStream())
+				seen = len(b)
+				return err
+			})
+			if got := string(r.Header.Peek("Grpc-Status")); got != tc.status || seen != tc.seen {
+				t.Errorf("status %q, %d bytes, %v", got, seen, r.Refusal)
+			}
+		})
+	}
 }
 
 func TestLimits(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 )
 
@@ -75,7 +76,7 @@ func (p *plugin) eligible(ctx *fasthttp.RequestCtx, e *exchange.Exchange) bool {
 	resp := &ctx.Response
 	h := &resp.Header
 	switch status := resp.StatusCode(); {
-	case e.Stream, status < 200, status == 204, status == 205, status == 206, status == 304:
+	case e.Stream, e.RPC.Kind != grpc.None, status < 200, status == 204, status == 205, status == 206, status == 304:
 		return false
 	case !p.types.has(h.ContentType()), len(h.Peek(fasthttp.HeaderContentRange)) > 0,
 		noTransform(h.Peek(fasthttp.HeaderCacheControl)):

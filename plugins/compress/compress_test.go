@@ -16,6 +16,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/config/strict"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 	"github.com/gatehouse-proxy/gatehouse/plugins/plugintest"
@@ -144,6 +145,7 @@ func TestWhatIsCompressed(t *testing.T) {
 		"no type":          {"{}", "GET", all, reply{head: map[string]string{"Content-Type": ""}}, "", false},
 		"events":           {"content_types: ['text/*']", "GET", all, reply{head: map[string]string{"Content-Type": "text/event-stream"}}, "", false},
 		"grpc":             {"content_types: ['application/*', 'application/*+proto']", "GET", all, reply{head: map[string]string{"Content-Type": "application/grpc+proto"}}, "", false},
+		"grpc error":       {"{}", "GET", all, reply{status: 502, edit: func(e *exchange.Exchange) { e.RPC.Kind = grpc.Native }}, "", false},
 		"stream flag":      {"{}", "GET", all, reply{edit: func(e *exchange.Exchange) { e.Stream = true }}, "", false},
 		"partial":          {"{}", "GET", all, reply{status: 206}, "", false},
 		"range":            {"{}", "GET", all, reply{head: map[string]string{"Content-Range": "bytes 0-1/2"}}, "", false},

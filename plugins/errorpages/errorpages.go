@@ -16,6 +16,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/attribute"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 )
 
@@ -99,8 +100,8 @@ func (p *plugin) handle(c *fiber.Ctx) error {
 	err := c.Next()
 	ctx, e := c.Context(), exchange.From(c)
 	status := ctx.Response.StatusCode()
-	if status < 400 || e.Stream {
-		return err
+	if status < 400 || e.Stream || e.RPC.Kind != grpc.None {
+		return err // a gRPC client reads the status, and no page
 	}
 	name, title, counter := "upstream_error", http.StatusText(status), p.theirs
 	if e.Refusal != nil {

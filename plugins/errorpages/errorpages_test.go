@@ -12,6 +12,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/config/strict"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 	"github.com/gatehouse-proxy/gatehouse/plugins/plugintest"
@@ -59,6 +60,20 @@ func build(t *testing.T, yaml string) fiber.Handler {
 		t.Fatal(err)
 	}
 	return in.Handle
+}
+
+// A gRPC client gets what the upstream has said, and no page.
+func TestCallsGetNoPage(t *testing.T) {
+	r := plugintest.Do(t, plugintest.Request{
+		Raw:  "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n",
+		Edit: func(e *exchange.Exchange) { e.RPC.Kind = grpc.Native },
+	}, build(t, `{upstream: true, pages: {5xx: {html: "page"}}}`), func(c *fiber.Ctx) error {
+		exchange.From(c).Upstream.Status = 502
+		return c.Status(502).SendString("theirs")
+	})
+	if r.Status != 502 || r.Body != "theirs" {
+		t.Errorf("%d %q", r.Status, r.Body)
+	}
 }
 
 func TestPages(t *testing.T) {

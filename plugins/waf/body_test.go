@@ -2,6 +2,7 @@ package waf_test
 
 import (
 	"fmt"
+	"io"
 	"net/url"
 	"strconv"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins/plugintest"
 )
@@ -153,6 +155,34 @@ func TestBinaryBodies(t *testing.T) {
 	} {
 		r := plugintest.Do(t, plugintest.Request{Raw: post("application/protobuf", body)}, p.Handle, echo)
 		refused(t, r, reason.WAFBlocked)
+	}
+}
+
+// A call's body is neither held nor read by the rules; what is no stream of
+// messages is no call.
+func TestMessagesOfACall(t *testing.T) {
+	p := newInstance(t, inspecting())
+	messages := strings.Repeat("\x00\x00\x00\x00\x20"+attack+strings.Repeat(" ", 32-len(attack)), 3)
+	native := func(e *exchange.Exchange) { e.RPC.Kind = grpc.Native }
+	held := false
+	r := plugintest.Do(t, plugintest.Request{Raw: post("application/grpc", messages), Edit: native}, p.Handle, func(c *fiber.Ctx) error {
+		held = exchange.From(c).Front.RequestBytes() > 0
+		return echo(c)
+	})
+	if passes(t, r); r.Body != messages || held {
+		t.Errorf("%d bytes arrived; held %v", len(r.Body), held)
+	}
+	r = plugintest.Do(t, plugintest.Request{Raw: post("application/grpc", `{"q":"`+attack+`"}`), Edit: native}, p.Handle, func(c *fiber.Ctx) error {
+		_, err := io.ReadAll(c.Context().RequestBodyStream())
+		return err
+	})
+	if got := string(r.Header.Peek("Grpc-Status")); got != "13" || r.Refusal.Reason != reason.BadGRPCMessage {
+		t.Errorf("no messages: status %q, %v", got, r.Refusal)
+	}
+	head := strings.Replace(post("application/grpc", messages), "/things", "/?q="+url.QueryEscape(attack), 1)
+	r = plugintest.Do(t, plugintest.Request{Raw: head, Edit: native}, p.Handle, echo)
+	if got := string(r.Header.Peek("Grpc-Status")); got != "7" || r.Refusal.Reason != reason.WAFBlocked {
+		t.Errorf("an attack in the head: status %q, %v", got, r.Refusal)
 	}
 }
 

@@ -36,6 +36,12 @@ func (f *fields) appendConsole(b []byte, r *Record) []byte {
 		b = append(b, '-')
 	}
 	b = word(b, "route", r.Route)
+	b = word(b, "grpc", r.GRPCStatus)
+	if r.GRPCMessage != "" {
+		b = append(b, ` grpc_message="`...)
+		b = appendSafe(b, short(r.GRPCMessage))
+		b = append(b, '"')
+	}
 	if r.Upstream != "" {
 		b = word(b, "upstream", r.Upstream)
 		b = word(b, "endpoint", r.Endpoint)

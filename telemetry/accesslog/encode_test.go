@@ -23,6 +23,7 @@ func full() Record {
 		Listener: "web", Route: "users", Protocol: "HTTP/1.1", Method: "GET", Scheme: "https",
 		Host: "api.example.com", Path: "/v1/users", Query: "q=1&password=hunter2",
 		Status: 503, BytesIn: 10, BytesOut: 2048,
+		GRPCStatus: "UNAVAILABLE", GRPCMessage: "no\n\"x\"",
 		Upstream: "api", Endpoint: "10.0.0.1:80", Attempts: 2, UpstreamStatus: 503, UpstreamTook: 10 * time.Millisecond, Reused: true,
 		Flags: "UC", Reason: "upstream_reset", Detail: `read "x": EOF`, Step: "proxy",
 		Consumer: "alice", Subject: "sub", Auth: "jwt",
@@ -38,7 +39,7 @@ func TestJSON(t *testing.T) {
 	got := string(f.appendJSON(nil, &r))
 	want := `{"time":"2026-10-02T12:00:01.250007Z","duration_ms":12.345,"request_id":"01J","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736",` +
 		`"client":"192.0.2.1","peer":"[fe80::1]:443","listener":"web","route":"users","protocol":"HTTP/1.1","method":"GET","scheme":"https",` +
-		`"host":"api.example.com","path":"/v1/users","query":"q=1&password=***","status":503,"bytes_in":10,"bytes_out":2048,` +
+		`"host":"api.example.com","path":"/v1/users","query":"q=1&password=***","status":503,"bytes_in":10,"bytes_out":2048,"grpc_status":"UNAVAILABLE","grpc_message":"no\n\"x\"",` +
 		`"upstream":"api","endpoint":"10.0.0.1:80","attempts":2,"upstream_status":503,"upstream_ms":10.000,"reused":true,` +
 		`"flags":"UC","reason":"upstream_reset","detail":"read \"x\": EOF","step":"proxy","consumer":"alice","subject":"sub","auth":"jwt",` +
 		`"waf":{"policy":"default","mode":"block","blocked":false,"score":5,"rules":[942100,949110]},` +
@@ -61,7 +62,7 @@ func TestConsole(t *testing.T) {
 	r.Path = "/a\n\x1b[31m\u202eé\xff"
 	got := string(f.appendConsole(nil, &r))
 	want := `12:00:01.250 503 GET https://api.example.com/a\x0a\x1b[31m\xe2\x80\xaeé\xff?q=1&password=*** 12.345ms 2048B 192.0.2.1` +
-		` route=users upstream=api endpoint=10.0.0.1:80 attempts=2 flags=UC reason=upstream_reset step=proxy detail="read \x22x\x22: EOF"` +
+		` route=users grpc=UNAVAILABLE grpc_message="no\x0a\x22x\x22" upstream=api endpoint=10.0.0.1:80 attempts=2 flags=UC reason=upstream_reset step=proxy detail="read \x22x\x22: EOF"` +
 		" consumer=alice waf=5,942100,949110 id=01J\n"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)

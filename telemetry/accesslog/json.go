@@ -35,6 +35,8 @@ func (f *fields) appendJSON(b []byte, r *Record) []byte {
 	b = strconv.AppendInt(b, r.BytesIn, 10)
 	b = append(b, `,"bytes_out":`...)
 	b = strconv.AppendInt(b, r.BytesOut, 10)
+	b = text(b, "grpc_status", r.GRPCStatus)
+	b = text(b, "grpc_message", short(r.GRPCMessage))
 	b = upstream(b, r)
 	b = text(b, "flags", r.Flags)
 	b = text(b, "reason", r.Reason)

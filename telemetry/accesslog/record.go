@@ -31,6 +31,10 @@ type Record struct {
 	Status            int
 	BytesIn, BytesOut int64
 
+	// GRPCStatus is how a gRPC call ended, such as "NOT_FOUND"; GRPCMessage is
+	// what the status says, decoded. Empty for requests that are no calls.
+	GRPCStatus, GRPCMessage string
+
 	Upstream       string
 	Endpoint       string
 	Attempts       int
@@ -70,5 +74,5 @@ type WAF struct {
 
 // successful requests may be sampled; what failed in any way is always logged.
 func (r *Record) successful() bool {
-	return r.Status < 400 && r.Reason == "" && r.Flags == "" && !r.WAF.Blocked && len(r.WAF.Rules) == 0
+	return r.Status < 400 && (r.GRPCStatus == "" || r.GRPCStatus == "OK") && r.Reason == "" && r.Flags == "" && !r.WAF.Blocked && len(r.WAF.Rules) == 0
 }

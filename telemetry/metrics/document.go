@@ -29,6 +29,7 @@ func Document(w io.Writer) error {
 	b.WriteString("\nValues of labels:\n\n")
 	fmt.Fprintf(&b, "- `outcome` of a try: `%s`\n", strings.Join(outcomeNames[:], "`, `"))
 	fmt.Fprintf(&b, "- `limit` of a circuit breaker: `%s`\n", strings.Join(limitNames[:], "`, `"))
+	b.WriteString("- `grpc_status`: the names of gRPC's status codes (`OK`, `NOT_FOUND`, …), `NONE` for a reply that ended without a status\n")
 	b.WriteString("- `reason` of a refusal: the names in `gateway/reason`, else `other`\n")
 	_, err := io.WriteString(w, b.String())
 	return err

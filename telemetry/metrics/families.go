@@ -44,6 +44,7 @@ var (
 	requestDuration = define(KindHistogram, "gatehouse_route_request_duration_seconds", "From the first byte of the request head to the last byte of the reply.", "route")
 	requestBytes    = define(KindCounter, "gatehouse_route_request_body_bytes_total", "Bytes of request bodies read.", "route")
 	replyBytes      = define(KindCounter, "gatehouse_route_response_body_bytes_total", "Bytes of reply bodies written.", "route")
+	grpcCalls       = define(KindCounter, "gatehouse_route_grpc_calls_total", "gRPC and gRPC-Web calls finished, by route and status, from the upstream or Gatehouse's own.", "route", "grpc_status")
 	inFlight        = define(KindGauge, "gatehouse_route_requests_in_flight", "Requests being served, all routes together.")
 	refusals        = define(KindCounter, "gatehouse_route_refusals_total", "Requests that Gatehouse itself answered, by reason.", "reason")
 
@@ -84,7 +85,7 @@ var (
 	panics           = define(KindCounter, "gatehouse_node_panics_total", "Panics caught while serving a request.")
 	families         = []*family{
 		buildInfo,
-		requests, requestDuration, requestBytes, replyBytes, inFlight, refusals,
+		requests, requestDuration, requestBytes, replyBytes, grpcCalls, inFlight, refusals,
 		replies, tryDuration, tries, retries, retriesDenied, hedges, mirrors, overflow, noEndpoint, panicMode,
 		upstreamActive, upstreamOpen, upstreamConnects, connectFailures, healthy, ejections, probes,
 		listenerOpen, listenerAccepted, listenerRefused, listenerRefusals, handshakes, unknownNames, acceptErrors,

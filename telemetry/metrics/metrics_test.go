@@ -291,3 +291,28 @@ func BenchmarkScrape1000Routes(b *testing.B) {
 		}
 	}
 }
+
+func TestCallsAreCountedByStatus(t *testing.T) {
+	m := metrics.New(metrics.Settings{})
+	r := m.Route("shop")
+	r.Record(200, time.Millisecond, 1, 1)
+	r.RecordCall(0, true)
+	r.RecordCall(0, true)
+	r.RecordCall(14, true)
+	r.RecordCall(200, true)
+	r.RecordCall(2, false)
+	m.Route("plain").Record(200, time.Millisecond, 1, 1)
+	page := scrape(t, m)
+	want(t, page,
+		`gatehouse_route_grpc_calls_total{grpc_status="OK",route="shop"} 2`,
+		`gatehouse_route_grpc_calls_total{grpc_status="UNAVAILABLE",route="shop"} 1`,
+		`gatehouse_route_grpc_calls_total{grpc_status="UNKNOWN",route="shop"} 1`,
+		`gatehouse_route_grpc_calls_total{grpc_status="NONE",route="shop"} 1`,
+	)
+	if strings.Contains(page, `gatehouse_route_grpc_calls_total{grpc_status="OK",route="plain"}`) {
+		t.Error("a route without calls has series")
+	}
+	if n := testing.AllocsPerRun(100, func() { r.RecordCall(14, true) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

@@ -11,6 +11,7 @@ import (
 type Route struct {
 	name  string
 	cells cells
+	calls calls
 }
 
 // Route returns the handle of a route, the same one for the same name. Call it
@@ -47,6 +48,7 @@ func (r *Route) collect(e *emit) {
 	e.histogram(requestDuration, &t, r.name)
 	e.counter(requestBytes, uint64(t.in), r.name)
 	e.counter(replyBytes, uint64(t.out), r.name)
+	r.calls.collect(e, r.name)
 }
 
 // Connections are a listener's own counts: open now, and since it was bound.

@@ -91,12 +91,14 @@ type Request struct {
 	Method, Scheme, Host, Path, Route, Protocol string
 	Client, Peer, UserAgent, RequestID          string
 	Reason, Detail                              string
-	Status                                      int
-	BytesIn, BytesOut                           int64
+	// RPC is "grpc" for a call that ended with RPCStatus; empty for others.
+	RPC               string
+	Status, RPCStatus int
+	BytesIn, BytesOut int64
 }
 
 // Describe puts r on a server span made by this package. A status of 500 or
-// more marks it as failed.
+// more, or one of gRPC that a server is to blame for, marks it as failed.
 func Describe(s telemetry.Span, r *Request) {
 	p := s.(*span)
 	kv := make([]attribute.KeyValue, 0, 14)
@@ -121,9 +123,23 @@ func Describe(s telemetry.Span, r *Request) {
 		attribute.Int("http.response.status_code", r.Status),
 		attribute.Int64("http.request.body.size", r.BytesIn),
 		attribute.Int64("http.response.body.size", r.BytesOut))...)
-	if r.Status >= 500 {
+	if r.RPC != "" {
+		p.s.SetAttributes(attribute.String("rpc.system", r.RPC), attribute.Int("rpc.grpc.status_code", r.RPCStatus))
+	}
+	if r.Status >= 500 || r.RPC != "" && serverFault(r.RPCStatus) {
 		s.Fail(r.Detail)
 	}
+}
+
+// serverFault reports the gRPC statuses that mark a server's span as failed
+// (https://opentelemetry.io/docs/specs/semconv/rpc/grpc/): UNKNOWN,
+// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+func serverFault(code int) bool {
+	switch code {
+	case 2, 4, 12, 13, 14, 15:
+		return true
+	}
+	return false
 }
 
 // owned is a copy of a borrowed string that a collector will accept.

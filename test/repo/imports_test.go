@@ -61,6 +61,7 @@ var layers = [][]string{
 	{"gateway/exchange", "gateway/route", "gateway/target"},
 	{"gateway/wire"},
 	{"gateway/reason", "gateway/filewatch", "ratelimit", "telemetry", "config"},
+	{"gateway/grpc"},
 }
 
 // layerOf finds a package's place; the longest folder wins.
