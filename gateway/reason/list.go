@@ -30,6 +30,7 @@ var (
 	BodyCut             = add("body_cut", 400, "DC", "The request body ended early.").to(grpc.Cancelled)
 	ClientGone          = add("client_gone", 499, "DC", "The client closed the connection.")
 	TooManyConnections  = add("too_many_connections", 503, "OM", "Too many connections.").to(grpc.ResourceExhausted)
+	ProtocolError       = add("protocol_error", 400, "DPE", "The connection broke the rules of its protocol.")
 )
 
 // What ends before HTTP begins. Only TLSRequired can be answered by HTTP.

@@ -60,6 +60,7 @@ type Terminator struct {
 	s      Settings
 	names  atomic.Pointer[table]
 	config atomic.Pointer[tls.Config] // nil: the authorities are not known yet
+	quic   atomic.Pointer[quicConfig] // made of config on first use
 	cas    *filewatch.File            // nil: clients are not asked
 
 	limiter ratelimit.Limiter // nil: no limit

@@ -1,0 +1,211 @@
+package h3
+
+import (
+	"context"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3/qlog"
+	"github.com/quic-go/quic-go/qlogwriter"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+)
+
+// quic-go resets streams with malformed requests without a word to the handler.
+// The heads it reads can be looked at through its trace, so that these refusals
+// are named, counted and logged like all others.
+
+// trace is quic.Config.Tracer.
+func trace(ctx context.Context, _ bool, _ quic.ConnectionID) qlogwriter.Trace {
+	if c := Of(ctx); c != nil {
+		return &heads{conn: c}
+	}
+	return nil
+}
+
+// heads is the trace of one connection.
+type heads struct {
+	conn      *Conn
+	producers atomic.Int32
+}
+
+// AddProducer implements qlogwriter.Trace. The first producer is the transport,
+// whose events, one for every packet, nobody wants: without a recorder it makes
+// none.
+func (h *heads) AddProducer() qlogwriter.Recorder {
+	if h.producers.Add(1) == 1 {
+		return nil
+	}
+	return h
+}
+
+// Close implements qlogwriter.Recorder.
+func (h *heads) Close() error { return nil }
+
+// RecordEvent implements qlogwriter.Recorder.
+func (h *heads) RecordEvent(e qlogwriter.Event) {
+	f, ok := e.(qlog.FrameParsed)
+	if !ok {
+		return
+	}
+	head, ok := f.Frame.Frame.(qlog.HeadersFrame)
+	if !ok || f.StreamID%4 != 0 || h.conn.runs(f.StreamID) { // of a running request: trailers
+		return
+	}
+	s := h.conn.server.settings.Load()
+	if s.Malformed == nil {
+		return
+	}
+	if why := judge(head.HeaderFields, f.Raw.PayloadLength, s.maxFieldSection()); why != nil {
+		method, target := "", ""
+		for _, field := range head.HeaderFields {
+			switch field.Name {
+			case ":method":
+				method = field.Value
+			case ":path":
+				target = field.Value
+			}
+		}
+		s.Malformed(why, h.conn.Peer(), method, target)
+	}
+}
+
+// judge says why quic-go refuses a request with these fields; nil if it does
+// not. It follows RFC 9114 4.2 and 4.3, as quic-go does, no more and no less:
+// what is stricter is Handler's to refuse. block is the compressed length.
+func judge(fields []qlog.HeaderField, block, limit int) *reason.Reason {
+	if block > limit {
+		return reason.HeadTooLarge
+	}
+	var r requestFields
+	size := 0
+	for _, f := range fields {
+		if size += len(f.Name) + len(f.Value) + 32; size > limit {
+			return reason.HeadTooLarge
+		}
+		if why := r.take(f.Name, f.Value); why != nil {
+			return why
+		}
+	}
+	return r.check()
+}
+
+// requestFields is what a head has been seen to have.
+type requestFields struct {
+	method, scheme, authority, path    string
+	hasMethod, hasScheme, hasAuthority bool
+	hasPath, hasProtocol, regular      bool
+	host                               string
+	hosts                              int
+	length                             string
+	hasLength                          bool
+}
+
+func (r *requestFields) take(name, value string) *reason.Reason {
+	plain := strings.TrimPrefix(name, ":")
+	switch {
+	case strings.ToLower(name) != name:
+		return reason.BadHeaderName
+	case !httpguts.ValidHeaderFieldValue(value):
+		return reason.BadHeaderValue
+	case !httpguts.ValidHeaderFieldName(plain):
+		return reason.BadHeaderName
+	case plain != name:
+		return r.pseudo(name, value)
+	}
+	r.regular = true
+	switch name {
+	case "connection", "keep-alive", "proxy-connection", "upgrade":
+		return reason.BadHeaderName
+	case "transfer-encoding":
+		return reason.BadTransferEncoding
+	case "te":
+		if value != "trailers" {
+			return reason.BadHeaderValue
+		}
+	case "host":
+		r.hosts++
+		r.host = value
+	case "content-length":
+		if r.hasLength && r.length != value {
+			return reason.BadContentLength
+		}
+		r.length, r.hasLength = value, true
+	}
+	return nil
+}
+
+func (r *requestFields) pseudo(name, value string) *reason.Reason {
+	if r.regular {
+		return reason.BadRequestLine
+	}
+	var seen *bool
+	switch name {
+	case ":method":
+		r.method, seen = value, &r.hasMethod
+	case ":scheme":
+		r.scheme, seen = strings.ToLower(value), &r.hasScheme
+	case ":authority":
+		r.authority, seen = value, &r.hasAuthority
+	case ":path":
+		r.path, seen = value, &r.hasPath
+	case ":protocol":
+		seen = &r.hasProtocol
+	default:
+		return reason.BadRequestLine
+	}
+	if *seen {
+		return reason.BadRequestLine
+	}
+	*seen = true
+	return nil
+}
+
+// check holds the fields against each other.
+func (r *requestFields) check() *reason.Reason {
+	web := r.scheme == "http" || r.scheme == "https"
+	authority := r.authority
+	connect := r.method == "CONNECT"
+	if !connect && !r.hasAuthority && web {
+		authority = r.host
+	}
+	switch {
+	case r.hasLength && !isLength(r.length):
+		return reason.BadContentLength
+	case !httpguts.ValidHeaderFieldName(r.method):
+		return reason.BadMethod
+	case r.hosts > 1:
+		return reason.BadHost
+	case r.hasAuthority && r.hosts > 0 && r.authority != r.host:
+		return reason.AuthorityDiffers
+	case web && strings.Contains(authority, "@"):
+		return reason.BadHost
+	case connect:
+		if !r.hasProtocol && (r.hasScheme || r.hasPath || authority == "") {
+			return reason.MethodRefused
+		}
+		return nil
+	case authority == "":
+		return reason.BadHost
+	case r.hasProtocol:
+		return reason.BadRequestLine
+	case !strings.HasPrefix(r.path, "/") && (r.method != "OPTIONS" || r.path != "*"), !parses(r.path):
+		return reason.BadTarget
+	}
+	return nil
+}
+
+// isLength and parses say what quic-go takes for a length and a path.
+func isLength(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 63)
+	return s == "" || err == nil
+}
+
+func parses(path string) bool {
+	_, err := url.ParseRequestURI(path)
+	return err == nil
+}

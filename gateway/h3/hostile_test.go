@@ -1,0 +1,178 @@
+package h3_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
+)
+
+// with is a good request with fields more.
+func with(fields ...string) []byte { return headers(append(plain[:4:4], fields...)...) }
+
+// hostile are heads that quic-go refuses without asking us, and what we call it.
+var hostile = map[string]struct {
+	head []byte
+	want string
+}{
+	"upper case":            {with("Accept: a"), "bad_header_name"},
+	"upper case inside":     {with("acceptX: a"), "bad_header_name"},
+	"space in a name":       {with("a b: c"), "bad_header_name"},
+	"colon in a name":       {with("a:b: c"), "bad_header_name"},
+	"empty name":            {frame(1, append(headers(plain...)[2:], 0x20, 1, 'a')), "bad_header_name"},
+	"CR in a value":         {with("a: b\rc"), "bad_header_value"},
+	"LF in a value":         {with("a: b\nc"), "bad_header_value"},
+	"CRLF and a field":      {with("a: b\r\nx: y"), "bad_header_value"},
+	"NUL in a value":        {with("a: b\x00c"), "bad_header_value"},
+	"DEL in a value":        {with("a: b\x7f"), "bad_header_value"},
+	"LF in :path":           {headers(":method: GET", ":scheme: https", ":authority: a.test", ":path: /a\nb"), "bad_header_value"},
+	"connection":            {with("connection: close"), "bad_header_name"},
+	"keep-alive":            {with("keep-alive: 1"), "bad_header_name"},
+	"proxy-connection":      {with("proxy-connection: x"), "bad_header_name"},
+	"upgrade":               {with("upgrade: websocket"), "bad_header_name"},
+	"transfer-encoding":     {with("transfer-encoding: chunked"), "bad_transfer_encoding"},
+	"te: gzip":              {with("te: gzip"), "bad_header_value"},
+	"two lengths":           {with("content-length: 1", "content-length: 2"), "bad_content_length"},
+	"a length with a sign":  {with("content-length: +1"), "bad_content_length"},
+	"a length below 0":      {with("content-length: -1"), "bad_content_length"},
+	"a list of lengths":     {with("content-length: 1, 1"), "bad_content_length"},
+	"a huge length":         {with("content-length: 99999999999999999999"), "bad_content_length"},
+	"unknown pseudo":        {headers(append([]string{":evil: 1"}, plain...)...), "bad_request_line"},
+	"a reply's pseudo":      {headers(append([]string{":status: 200"}, plain...)...), "bad_request_line"},
+	"pseudo after a field":  {headers(":method: GET", ":scheme: https", ":authority: a.test", "a: b", ":path: /"), "bad_request_line"},
+	"two :path":             {headers(append([]string{":path: /x"}, plain...)...), "bad_request_line"},
+	"two :method":           {headers(append([]string{":method: GET"}, plain...)...), "bad_request_line"},
+	"two :authority":        {headers(append([]string{":authority: a.test"}, plain...)...), "bad_request_line"},
+	"two :scheme":           {headers(append([]string{":scheme: https"}, plain...)...), "bad_request_line"},
+	"no :method":            {headers(":scheme: https", ":authority: a.test", ":path: /"), "bad_method"},
+	"empty :method":         {headers(":method: ", ":scheme: https", ":authority: a.test", ":path: /"), "bad_method"},
+	"a space in :method":    {headers(":method: GET /x", ":scheme: https", ":authority: a.test", ":path: /"), "bad_method"},
+	"no :path":              {headers(":method: GET", ":scheme: https", ":authority: a.test"), "bad_target"},
+	"empty :path":           {headers(":method: GET", ":scheme: https", ":authority: a.test", ":path: "), "bad_target"},
+	":path without a slash": {headers(":method: GET", ":scheme: https", ":authority: a.test", ":path: x"), "bad_target"},
+	":path in full":         {headers(":method: GET", ":scheme: https", ":authority: a.test", ":path: http://evil.test/"), "bad_target"},
+	":path *":               {headers(":method: GET", ":scheme: https", ":authority: a.test", ":path: *"), "bad_target"},
+	"a bad escape":          {headers(":method: GET", ":scheme: https", ":authority: a.test", ":path: /%zz"), "bad_target"},
+	"no authority":          {headers(":method: GET", ":scheme: https", ":path: /"), "bad_host"},
+	"userinfo":              {headers(":method: GET", ":scheme: https", ":authority: me@a.test", ":path: /"), "bad_host"},
+	"another host":          {with("host: b.test"), "authority_differs"},
+	"two hosts":             {headers(":method: GET", ":scheme: https", ":path: /", "host: a.test", "host: b.test"), "bad_host"},
+	"CONNECT":               {headers(":method: CONNECT", ":authority: a.test", ":path: /"), "method_refused"},
+	":protocol":             {headers(append([]string{":protocol: websocket"}, plain...)...), "bad_request_line"},
+	"a huge head":           {with("a: " + strings.Repeat("x", 300<<10)), "head_too_large"},
+	"endless fields":        {with(strings.Split(strings.Repeat("a: b\n", 5000), "\n")[:5000]...), "head_too_large"},
+}
+
+func TestHostileHeads(t *testing.T) {
+	b := start(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/good" {
+			t.Errorf("the handler was reached by %s %s", r.Method, r.RequestURI)
+		}
+	})
+	c := b.dial()
+	for name, tc := range hostile {
+		b.mu.Lock()
+		b.malformed = nil
+		b.mu.Unlock()
+		s, err := c.OpenStreamSync(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = s.SetDeadline(time.Now().Add(5 * time.Second))
+		_, _ = s.Write(tc.head) // of which a part may be refused
+		_ = s.Close()
+		all, err := io.ReadAll(s)
+		var reset *quic.StreamError
+		switch {
+		case tc.want == "head_too_large":
+			if !bytes.Contains(all, []byte{1}) {
+				t.Errorf("%s: no answer: %v", name, err)
+			}
+		case !errors.As(err, &reset) || reset.ErrorCode != quic.StreamErrorCode(http3.ErrCodeMessageError):
+			t.Errorf("%s: %q, %v; want a reset with H3_MESSAGE_ERROR", name, all, err)
+		}
+		if got := b.noted(&b.malformed); got != tc.want {
+			t.Errorf("%s: counted %q, want %q", name, got, tc.want)
+		}
+	}
+	s := c.open(true, headers(":method: GET", ":scheme: https", ":authority: a.test", ":path: /good", "te: trailers", "content-length: 0", "host: a.test", "cookie: a=b", "cookie: c=d"))
+	if _, err := io.ReadAll(s); err != nil || c.Context().Err() != nil {
+		t.Errorf("after all that: %v, %v", err, c.Context().Err())
+	}
+}
+
+// What breaks a connection is counted, and ends it alone.
+func TestHostileFrames(t *testing.T) {
+	var served atomic.Int32
+	b := start(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.ReadAll(r.Body)
+		served.Add(1)
+	})
+	for name, frames := range map[string][][]byte{
+		"data before a head": {frame(0, []byte("x"))},
+		"settings":           {frame(4, nil)},
+		"settings later":     {headers(plain...), frame(4, nil)},
+		"a frame of HTTP/2":  {frame(6, nil)},
+	} {
+		b.mu.Lock()
+		b.refused = nil
+		b.mu.Unlock()
+		c := b.dial()
+		c.open(true, frames...)
+		select {
+		case <-c.Context().Done():
+		case <-time.After(5 * time.Second):
+			t.Fatalf("%s: the connection lives on", name)
+		}
+		eventually(t, name+": it is counted", func() bool { return b.noted(&b.refused) == "protocol_error" })
+	}
+	c := b.dial()
+	for name, first := range map[string][]byte{"two control streams": {0, 4, 0}, "push": {1, 0}} {
+		s, err := c.OpenUniStream()
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		_, _ = s.Write(first)
+		<-c.Context().Done()
+		c = b.dial()
+	}
+	if r, err := b.client().Get(b.url("/")); err != nil {
+		t.Error(err)
+	} else {
+		r.Body.Close()
+	}
+}
+
+// A body that is not what its length says never looks complete.
+func TestLengthThatLies(t *testing.T) {
+	errs := make(chan error, 1)
+	b := start(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, err := io.ReadAll(r.Body)
+		errs <- err
+	}, func(_ *bench, s *tlsterm.Settings) {})
+	c := b.dial()
+	post := []string{":method: POST", ":scheme: https", ":authority: a.test", ":path: /", "content-length: 5"}
+	for name, frames := range map[string][][]byte{
+		"short":                  {headers(post...), frame(0, []byte("abc"))},
+		"long":                   {headers(post...), frame(0, []byte("abcdefgh"))},
+		"long, in two":           {headers(post...), frame(0, []byte("abcde")), frame(0, []byte("f"))},
+		"short, with a trailer":  {headers(post...), frame(0, []byte("abc")), headers("x-a: b")},
+		"a trailer with a colon": {headers(post...), frame(0, []byte("abcde")), headers(":path: /evil")},
+		"a trailer of framing":   {headers(post...), frame(0, []byte("abcde")), headers("content-length: 9")},
+	} {
+		c.open(true, frames...)
+		if err := <-errs; err == nil {
+			t.Errorf("%s: looks complete", name)
+		}
+	}
+}

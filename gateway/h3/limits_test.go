@@ -1,0 +1,208 @@
+package h3_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
+)
+
+func TestConnectionLimits(t *testing.T) {
+	for name, tc := range map[string]struct{ all, each int }{"in all": {3, 0}, "per client": {0, 3}} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, tell, func(b *bench, _ *tlsterm.Settings) {
+				b.settings.MaxConnections, b.settings.MaxPerClient = tc.all, tc.each
+			})
+			for range 3 { // the later ones have to prove their address, and can
+				b.dial()
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			if _, err := quic.DialAddr(ctx, b.server.Addr().String(), b.tls(), nil); err == nil {
+				t.Fatal("one too many was let in")
+			}
+			if got := b.noted(&b.refused); got != "too_many_connections" {
+				t.Errorf("counted: %s", got)
+			}
+			if s := b.server.Stats(); s.Open != 3 || s.Accepted != 3 || s.Refused != 1 {
+				t.Errorf("%+v", s)
+			}
+			b.settings.MaxConnections, b.settings.MaxPerClient = 9, 9
+			b.server.Update(b.settings)
+			b.dial()
+		})
+	}
+}
+
+func TestStreamLimit(t *testing.T) {
+	inside, leave := make(chan struct{}), make(chan struct{})
+	b := start(t, func(http.ResponseWriter, *http.Request) {
+		inside <- struct{}{}
+		<-leave
+	}, func(b *bench, _ *tlsterm.Settings) { b.settings.MaxStreams = 2 })
+	c := b.dial()
+	for range 2 {
+		c.open(true, headers(plain...))
+		<-inside
+	}
+	if _, err := c.OpenStream(); err == nil {
+		t.Error("a third stream was granted")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	granted := make(chan error, 1)
+	go func() {
+		s, err := c.OpenStreamSync(ctx)
+		if err == nil {
+			s.CancelWrite(0x10c)
+		}
+		granted <- err
+	}()
+	close(leave)
+	if err := <-granted; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestIdleConnectionIsClosed(t *testing.T) {
+	b := start(t, tell, func(b *bench, _ *tlsterm.Settings) { b.settings.IdleTimeout = 100 * time.Millisecond })
+	c := b.dial()
+	s := c.open(true, headers(plain...))
+	if _, err := io.ReadAll(s); err != nil {
+		t.Fatal(err)
+	}
+	<-c.Context().Done()
+	eventually(t, "it is counted out", func() bool { return b.server.Stats().Open == 0 })
+	if got := b.noted(&b.refused); got != "" {
+		t.Errorf("counted as a refusal: %s", got)
+	}
+}
+
+// slow answers after leave is closed.
+func slow(began chan<- struct{}, leave <-chan struct{}) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		began <- struct{}{}
+		<-leave
+		_, _ = io.WriteString(w, "finished")
+	}
+}
+
+func TestDrain(t *testing.T) {
+	began, leave := make(chan struct{}, 9), make(chan struct{})
+	b := start(t, slow(began, leave))
+	idle, busy := b.dial(), b.client()
+	replies := make(chan string, 1)
+	go func() {
+		r, err := busy.Get(b.url("/"))
+		if err != nil {
+			replies <- err.Error()
+			return
+		}
+		defer r.Body.Close()
+		body, err := io.ReadAll(r.Body)
+		replies <- string(body)
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	<-began
+	drained := make(chan error, 1)
+	go func() { drained <- b.server.Drain(context.Background()) }()
+	select {
+	case <-idle.Context().Done(): // told to go, and given time to
+	case <-time.After(5 * time.Second):
+		t.Fatal("an idle connection stays")
+	}
+	select {
+	case err := <-drained:
+		t.Fatalf("drained with a request in flight: %v", err)
+	default:
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := quic.DialAddr(ctx, b.server.Addr().String(), b.tls(), nil); err == nil {
+		t.Error("a new connection was let in")
+	}
+	close(leave)
+	if got := <-replies; got != "finished" {
+		t.Errorf("the request in flight: %s", got)
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+	// A revoked shutdown: the same socket serves again.
+	if err := b.server.Serve(); err != nil {
+		t.Fatal(err)
+	}
+	if status, body := b.get(b.client(), "/"); status != 200 || body != "finished" {
+		t.Errorf("%d %q", status, body)
+	}
+}
+
+// Serving again does not wait until the old connections have gone, nor end new ones.
+func TestServeWhileDraining(t *testing.T) {
+	began, leave := make(chan struct{}, 9), make(chan struct{})
+	b := start(t, slow(began, leave))
+	old := b.dial()
+	s := old.open(true, headers(plain...))
+	<-began
+	drained := make(chan error, 1)
+	go func() { drained <- b.server.Drain(context.Background()) }()
+	refused := func() bool {
+		s, err := old.OpenStreamSync(context.Background())
+		if err != nil {
+			return true
+		}
+		_, _ = s.Write(headers(plain...))
+		_ = s.Close()
+		_, err = io.ReadAll(s)
+		return err != nil
+	}
+	time.Sleep(50 * time.Millisecond)
+	if !refused() {
+		t.Error("a request on a connection that was told to go")
+	}
+	if err := b.server.Serve(); err != nil {
+		t.Fatal(err)
+	}
+	fresh := b.dial()
+	again := fresh.open(true, headers(plain...))
+	<-began
+	close(leave)
+	for _, s := range []*quic.Stream{s, again} {
+		if all, err := io.ReadAll(s); err != nil || len(all) == 0 {
+			t.Errorf("%q, %v", all, err)
+		}
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+	if err := fresh.Context().Err(); err != nil {
+		t.Errorf("the new connection was ended with the old ones: %v", err)
+	}
+}
+
+func TestCloseInterrupts(t *testing.T) {
+	began := make(chan struct{})
+	b := start(t, func(_ http.ResponseWriter, r *http.Request) {
+		close(began)
+		<-r.Context().Done()
+	})
+	b.dial().open(true, headers(plain...))
+	<-began
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := b.server.Drain(ctx); err == nil {
+		t.Error("a handler that hangs has drained")
+	}
+	for range 2 {
+		if err := b.server.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
