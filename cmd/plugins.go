@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/plugins/csrf"
 	"github.com/gatehouse-proxy/gatehouse/plugins/errorpages"
 	"github.com/gatehouse-proxy/gatehouse/plugins/forwardauth"
+	"github.com/gatehouse-proxy/gatehouse/plugins/grpcweb"
 	"github.com/gatehouse-proxy/gatehouse/plugins/headers"
 	"github.com/gatehouse-proxy/gatehouse/plugins/ipfilter"
 	"github.com/gatehouse-proxy/gatehouse/plugins/jwt"
@@ -29,6 +30,7 @@ func builtin(engines *waf.Pool, sink waf.Sink) []plugins.Factory {
 		headers.Factory(),
 		cors.Factory(),
 		csrf.Factory(),
+		grpcweb.Factory(),
 		ipfilter.Factory(),
 		bodylimit.Factory(),
 		concurrencylimit.Factory(),

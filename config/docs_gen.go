@@ -345,6 +345,8 @@ var docs = map[string]string{
 	"plugins/forwardauth.Config.Timeout":          "How long it may take to answer.",
 	"plugins/forwardauth.Config.URL":              "The service's address; it is asked with GET.",
 	"plugins/forwardauth.Config.UpstreamHeaders":  "Headers of its 2xx answer that the upstream gets. The client's own of these names are always removed.",
+	"plugins/grpcweb.Config":                      "Config of the plugin grpc_web.",
+	"plugins/grpcweb.Config.MaxMessage":           "The longest message a client may send; 0: any. The default is what gRPC servers take unless told otherwise.",
 	"plugins/headers.Config":                      "Config of the plugin headers.",
 	"plugins/headers.Config.Request":              "Changes to the request before it goes to the upstream.",
 	"plugins/headers.Config.Response":             "Changes to the reply, the gateway's own replies included.",

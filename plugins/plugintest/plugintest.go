@@ -84,6 +84,7 @@ func Do(t testing.TB, req Request, chain ...fiber.Handler) Reply {
 	}
 	steps := make([]string, len(chain))
 	e.Route = &exchange.Route{Name: "test", Chain: chain, Steps: steps}
+	_ = e.BeginRPC() // a call that cannot be made gets into no chain
 	if req.Edit != nil {
 		req.Edit(e)
 	}
