@@ -34,11 +34,20 @@ var (
 	wrkSocket = regexp.MustCompile(`Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)`)
 )
 
-// wrk drives one process for one round and counts its CPU.
-func (r *run) wrk(ctx context.Context, p *process, path string, extra ...string) (result, error) {
+// loader drives one process for one round and counts its CPU.
+type loader func(ctx context.Context, r *run, p *process) (result, error)
+
+// wrk is HTTP/1.1 with wrk: scheme is "http" or "https".
+func wrk(scheme, path string, extra ...string) loader {
+	return func(ctx context.Context, r *run, p *process) (result, error) {
+		return r.wrk(ctx, p, scheme, path, extra...)
+	}
+}
+
+func (r *run) wrk(ctx context.Context, p *process, scheme, path string, extra ...string) (result, error) {
 	args := append([]string{"-t1", "-c64", fmt.Sprintf("-d%ds", r.seconds)}, extra...)
 	before := p.cpu()
-	out, err := exec.CommandContext(ctx, "wrk", append(args, "http://"+p.address+path)...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "wrk", append(args, scheme+"://"+p.address+path)...).CombinedOutput()
 	if err != nil {
 		return result{}, fmt.Errorf("wrk: %w\n%s", err, out)
 	}
@@ -65,11 +74,45 @@ func number(re *regexp.Regexp, out []byte) int {
 	return n
 }
 
+var (
+	h2Total = regexp.MustCompile(`requests: \d+ total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout`)
+	h2Codes = regexp.MustCompile(`status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx`)
+	h2Rate  = regexp.MustCompile(`finished in [^,]+, ([\d.]+) req/s`)
+)
+
+// h2load is HTTP/2 with h2load, over TLS or with prior knowledge.
+func h2load(scheme, path string, extra ...string) loader {
+	return func(ctx context.Context, r *run, p *process) (result, error) {
+		// Streams that one connection has opened all at once fill its buffers in
+		// the first second of a round; 16 connections of 32 do not.
+		args := append([]string{"-t1", "-c16", "-m32", "-D", strconv.Itoa(r.seconds)}, extra...)
+		before := p.cpu()
+		out, err := exec.CommandContext(ctx, "h2load", append(args, scheme+"://"+p.address+path)...).CombinedOutput()
+		if err != nil {
+			return result{}, fmt.Errorf("h2load: %w\n%s", err, out)
+		}
+		x := result{cpu: p.cpu() - before}
+		total, codes := h2Total.FindSubmatch(out), h2Codes.FindSubmatch(out)
+		if total == nil || codes == nil {
+			return result{}, fmt.Errorf("h2load printed no totals:\n%s", out)
+		}
+		for _, n := range [][]byte{total[2], total[3], total[4], codes[3], codes[4]} {
+			v, _ := strconv.Atoi(string(n))
+			x.failed += v
+		}
+		x.requests, _ = strconv.Atoi(string(codes[1]))
+		if m := h2Rate.FindSubmatch(out); m != nil {
+			x.perSec, _ = strconv.ParseFloat(string(m[1]), 64)
+		}
+		return x, nil
+	}
+}
+
 // row is a proxy in a comparison.
 type row struct {
-	p     *process
-	path  string
-	extra []string
+	p    *process
+	load loader
+	name string // empty: the process's
 }
 
 // compare runs the rows in turn, round after round, and prints the median of
@@ -78,7 +121,7 @@ func (r *run) compare(ctx context.Context, rows ...row) error {
 	all := make([][]result, len(rows))
 	for range r.rounds {
 		for i, w := range rows {
-			x, err := r.wrk(ctx, w.p, w.path, w.extra...)
+			x, err := w.load(ctx, r, w.p)
 			if err != nil {
 				return err
 			}
@@ -97,7 +140,11 @@ func (r *run) compare(ctx context.Context, rows ...row) error {
 		for _, x := range all[i] {
 			failed += x.failed
 		}
-		fmt.Printf("| %-28s | %.2f | %.2f-%.2f | %.0f | %d | %.2f |\n", w.p.name, mid.micros(),
+		name := w.name
+		if name == "" {
+			name = w.p.name
+		}
+		fmt.Printf("| %-28s | %.2f | %.2f-%.2f | %.0f | %d | %.2f |\n", name, mid.micros(),
 			all[i][0].micros(), all[i][len(all[i])-1].micros(), mid.perSec, failed, mid.micros()/base)
 	}
 	return nil

@@ -39,6 +39,12 @@ var scenarios = []scenario{
 	{"routes", "the last of 10 000 routes against a single route", routes},
 	{"guarded", "API key, rate limit, request ID, metrics and access log to a file", guarded},
 	{"waf", "OWASP CRS at paranoia level 1, benign requests", firewall},
+	{"tls", "GET over TLS 1.3 with HTTP/1.1, otherwise as plain", tlsKeepAlive},
+	{"http2", "GET over HTTP/2, 16 connections of 32 streams, to an HTTP/1.1 upstream", http2},
+	{"handshakes", "a new TLS connection for each request, ECDSA P-256", handshakes},
+	{"grpc", "unary calls with 100 bytes, 16 connections of 32 streams, to an h2c upstream", grpcUnary},
+	{"tcp", "bulk transfer through a TCP listener, 4 connections", tcp},
+	{"bulk", "1 GiB each way over every protocol, and the memory that takes", bulk},
 	{"memory", "resident memory: idle, with CRS, per idle connection, over 100 reloads", memory},
 	{"reload", "five reloads in eight seconds under 32 busy connections", reloads},
 }
@@ -48,7 +54,17 @@ func main() {
 	rounds := flag.Int("rounds", 4, "rounds, alternating between the proxies; the median counts")
 	seconds := flag.Int("seconds", 3, "length of one round")
 	only := flag.String("only", "", "comma-separated scenarios; empty: all")
+	server := flag.String("serve", "", "be one of the bench's own servers instead")
+	listen := flag.String("listen", "", "its address")
+	backend := flag.String("backend", "", "what it forwards to")
 	flag.Parse()
+	if *server != "" {
+		if err := serve(*server, *listen, *backend); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := bench(ctx, *gatehouse, *only, *rounds, *seconds); err != nil {

@@ -55,11 +55,16 @@ proxy_pass http://b; proxy_http_version 1.1; proxy_set_header Connection ""; pro
 }
 
 func (r *run) haproxy(ctx context.Context) (*process, error) {
+	return r.haproxyWith(ctx, fmt.Sprintf("frontend f\n  bind LISTEN\n  default_backend b\nbackend b\n  server s %s\n", r.backend))
+}
+
+// haproxyWith starts HAProxy with sections in which LISTEN stands for the address.
+func (r *run) haproxyWith(ctx context.Context, sections string) (*process, error) {
 	address, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	path, err := r.file("haproxy.cfg", fmt.Sprintf(`global
+	path, err := r.file("haproxy.cfg", `global
   nbthread 2
   maxconn 8192
 defaults
@@ -69,12 +74,7 @@ defaults
   timeout connect 5s
   http-reuse always
   option forwardfor
-frontend f
-  bind %s
-  default_backend b
-backend b
-  server s %s
-`, address, r.backend))
+`+strings.ReplaceAll(sections, "LISTEN", address))
 	if err != nil {
 		return nil, err
 	}

@@ -29,9 +29,11 @@ func (r *run) beside(ctx context.Context, do func(nginx, haproxy, gatehouse *pro
 	return do(n, h, g)
 }
 
+var get = wrk("http", "/")
+
 func plain(ctx context.Context, r *run) error {
 	return r.beside(ctx, func(n, h, g *process) error {
-		return r.compare(ctx, row{p: n, path: "/"}, row{p: h, path: "/"}, row{p: g, path: "/"})
+		return r.compare(ctx, row{p: n, load: get}, row{p: h, load: get}, row{p: g, load: get})
 	})
 }
 
@@ -41,9 +43,9 @@ func post(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
-	s := []string{"-s", script}
+	s := wrk("http", "/", "-s", script)
 	return r.beside(ctx, func(n, h, g *process) error {
-		return r.compare(ctx, row{n, "/", s}, row{h, "/", s}, row{g, "/", s})
+		return r.compare(ctx, row{p: n, load: s}, row{p: h, load: s}, row{p: g, load: s})
 	})
 }
 
@@ -93,7 +95,8 @@ func routes(ctx context.Context, r *run) error {
 	}
 	defer r.stop(all)
 	fmt.Printf("started and answering with 10 000 routes after %.0f ms\n", float64(time.Since(began).Milliseconds()))
-	return r.compare(ctx, row{p: one, path: "/service-09999/x"}, row{p: all, path: "/service-09999/x"})
+	load := wrk("http", "/service-09999/x")
+	return r.compare(ctx, row{p: one, load: load}, row{p: all, load: load})
 }
 
 const gatewayGuarded = `listeners: { web: { address: "LISTEN" } }
@@ -121,8 +124,8 @@ func guarded(ctx context.Context, r *run) error {
 		return err
 	}
 	defer r.stop(g)
-	key := []string{"-H", "X-API-Key: bench-key"}
-	return r.compare(ctx, row{n, "/", key}, row{g, "/", key})
+	load := wrk("http", "/", "-H", "X-API-Key: bench-key")
+	return r.compare(ctx, row{p: n, load: load}, row{p: g, load: load})
 }
 
 const gatewayWAF = `listeners: { web: { address: "LISTEN" } }
@@ -136,8 +139,8 @@ func firewall(ctx context.Context, r *run) error {
 		return err
 	}
 	defer r.stop(g)
-	get := []string{"-c16", "-H", "User-Agent: Mozilla/5.0 (X11; Linux x86_64)", "-H", "Accept: text/html", "-H", "Cookie: session=abcdef0123456789"}
-	return r.compare(ctx, row{g, "/search?q=hello+world&page=2&sort=price", get})
+	load := wrk("http", "/search?q=hello+world&page=2&sort=price", "-c16", "-H", "User-Agent: Mozilla/5.0 (X11; Linux x86_64)", "-H", "Accept: text/html", "-H", "Cookie: session=abcdef0123456789")
+	return r.compare(ctx, row{p: g, load: load})
 }
 
 // reloads touches the config file while clients are busy.
@@ -158,7 +161,7 @@ func reloads(ctx context.Context, r *run) error {
 			_ = g.cmd.Process.Signal(syscall.SIGHUP)
 		}
 	}()
-	x, err := load.wrk(ctx, g, "/", "-c32")
+	x, err := load.wrk(ctx, g, "http", "/", "-c32")
 	<-done
 	if err != nil {
 		return err

@@ -109,7 +109,10 @@ type Listener struct {
 	Protocol string `yaml:"protocol" enum:"http" default:"http"`
 	// Speak TLS. Absent: plain text.
 	TLS *ListenerTLS `yaml:"tls"`
-	// Peers whose Forwarded or X-Forwarded-* headers are believed.
+	// The PROXY protocol, spoken by balancers in front. Absent: not spoken.
+	ProxyProtocol *ProxyProtocol `yaml:"proxy_protocol"`
+	// Peers whose Forwarded or X-Forwarded-* headers are believed. Where a PROXY
+	// header names the client, the client is the peer.
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
 	// The header that trusted proxies write the client's address into. Read is
 	// exactly one: clients could choose their address in the other.
@@ -125,6 +128,16 @@ type Listener struct {
 	Timeouts ListenerTimeouts `yaml:"timeouts"`
 	// What to do with paths that can be read in two ways.
 	Path PathRules `yaml:"path"`
+}
+
+// ProxyProtocol takes clients' addresses from the PROXY header (version 1 or 2)
+// that balancers send before anything else.
+type ProxyProtocol struct {
+	// Peers that must send a header; those without one are refused. Of anybody
+	// else a header is refused.
+	From []netip.Prefix `yaml:"from" required:"true"`
+	// How long the header may take.
+	Timeout unit.Duration `yaml:"timeout" default:"5s" min:"100ms"`
 }
 
 // ListenerLimits bound what one request may bring.

@@ -24,7 +24,6 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/pipeline"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
-	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/accesslog"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/trace"
@@ -53,12 +52,13 @@ type Gateway struct {
 	released atomic.Bool      // the last snapshot
 }
 
-// door is one address traffic enters by: its socket and its protocol front.
+// door is one address traffic enters by: its socket and its protocol fronts.
 type door struct {
 	gateway *Gateway
 	address string // its key in snapshot.Listeners
 	socket  *listener.Listener
 	h1      *h1.Server
+	fronts  []front // all of them
 	floods  sampler // of refused handshakes
 	last    atomic.Pointer[binding]
 }
@@ -100,14 +100,16 @@ func (g *Gateway) Swap(ctx context.Context, next *snapshot.Snapshot, drain time.
 	}
 	for address, l := range next.Listeners {
 		if d := g.doors[address]; d != nil {
-			d.h1.Update(d.h1Settings(l.Server))
+			for _, f := range d.fronts {
+				f.update(l)
+			}
 			d.socket.Update(d.socketSettings(l))
 		}
 	}
 	prev := g.current.Swap(next)
 	for _, d := range fresh {
 		g.doors[d.address] = d
-		d.socket.Serve(d.h1)
+		d.socket.Serve(d)
 	}
 	for address, d := range g.doors {
 		d.last.Store(nil) // or an idle address would keep the old snapshot in memory
@@ -147,7 +149,7 @@ func (g *Gateway) bind(ctx context.Context, next *snapshot.Snapshot) ([]*door, e
 			continue
 		}
 		d.socket = socket
-		d.h1 = h1.New(d.h1Settings(l.Server))
+		d.build(l)
 		fresh = append(fresh, d)
 	}
 	if len(errs) == 0 {
@@ -160,31 +162,20 @@ func (g *Gateway) bind(ctx context.Context, next *snapshot.Snapshot) ([]*door, e
 }
 
 func (d *door) socketSettings(l *snapshot.Listener) listener.Settings {
-	return listener.Settings{
+	s := listener.Settings{
 		Address:        l.Address,
 		MaxConnections: l.Server.MaxConnections,
 		MaxPerClient:   l.Server.MaxPerClient,
-		Filter:         d.secure(l.TLS),
+		Filter:         d.announced(l.Proxies, d.secure(l.TLS)),
 		Refused:        func(r *reason.Reason, peer netip.AddrPort) { d.refused(r, peer, nil) },
 		AcceptFailed: func(err error) {
 			d.gateway.settings.Log.Error("connections cannot be accepted; they wait", "listener", l.Name, "error", err)
 		},
 	}
-}
-
-func (d *door) h1Settings(s snapshot.ServerSettings) h1.Settings {
-	return h1.Settings{
-		Handler:     d.serve,
-		Limits:      wire.Limits{Head: s.HeadBytes, Fields: s.HeadFields, URI: s.URIBytes},
-		MaxBody:     s.MaxBody,
-		HeadTimeout: s.HeadTimeout, BodyTimeout: s.BodyTimeout,
-		WriteTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout,
-		Refused: d.refused,
-		Panicked: func(v any, stack []byte) {
-			d.gateway.settings.Metrics.Panics.Inc()
-			d.gateway.settings.Log.Error("the server panicked; the connection was cut", "panic", fmt.Sprint(v), "stack", string(stack))
-		},
+	if l.Proxies != nil {
+		s.Announces = l.Proxies.Trusts
 	}
+	return s
 }
 
 // leave stops accepting at once and gives requests in flight their time.
@@ -195,11 +186,11 @@ func (g *Gateway) leave(ctx context.Context, d *door, drain time.Duration) {
 	g.leaving.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, drain)
 		defer cancel()
-		if err := d.h1.Shutdown(ctx); err != nil {
-			g.settings.Log.Warn("connections were cut at the end of the drain time",
-				"address", d.address, "open", d.h1.Stats().Open)
+		if err := d.shutdown(ctx); err != nil {
+			open, _, _ := d.connections()
+			g.settings.Log.Warn("connections were cut at the end of the drain time", "address", d.address, "open", open)
 		}
-		if err := d.h1.Close(); err != nil {
+		if err := d.closeFronts(); err != nil {
 			g.settings.Log.Error("closing connections", "address", d.address, "error", err)
 		}
 	})
@@ -208,7 +199,7 @@ func (g *Gateway) leave(ctx context.Context, d *door, drain time.Duration) {
 // close is for a door that has accepted nothing: there is nothing to fail.
 func (d *door) close() {
 	_ = d.socket.Close()
-	_ = d.h1.Close()
+	_ = d.closeFronts()
 }
 
 // Addresses are the addresses bound now, by listener name. With port 0 in the
@@ -263,8 +254,8 @@ func (g *Gateway) Connections() (open, idle, tunnels int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, d := range slices.AppendSeq(slices.Clone(g.draining), maps.Values(g.doors)) {
-		s := d.h1.Stats()
-		open, idle, tunnels = open+s.Open, idle+s.Idle, tunnels+s.Tunnels
+		o, i, t := d.connections()
+		open, idle, tunnels = open+o, idle+i, tunnels+t
 	}
 	return open, idle, tunnels
 }

@@ -25,7 +25,7 @@ func (d *door) secure(t *tlsterm.Terminator) func(net.Conn) (net.Conn, error) {
 			return c, nil
 		}
 		if !errors.Is(err, tlsterm.ErrNothingSaid) {
-			d.refusedHandshake(reason.From(err), nc)
+			d.refusedConnection(reason.From(err), nc, secured)
 		}
 		return nil, err
 	}
@@ -51,9 +51,18 @@ func (d *door) countHandshake(c *tlsterm.Conn) {
 // maxDetail keeps what a client had crypto/tls say from filling the log.
 const maxDetail = 256
 
-// refusedHandshake takes down a connection that never came to HTTP. Of floods
+// layer is what a connection was at when it was refused, in the words of the
+// access log.
+type layer struct{ protocol, scheme, step string }
+
+var (
+	secured  = layer{"TLS", "https", "handshake"}
+	proxying = layer{"PROXY", "", "proxy_protocol"}
+)
+
+// refusedConnection takes down a connection that never came to HTTP. Of floods
 // it logs samples; the metrics have them all.
-func (d *door) refusedHandshake(f *reason.Refusal, nc net.Conn) {
+func (d *door) refusedConnection(f *reason.Refusal, nc net.Conn, at layer) {
 	name := d.countRefusal(f.Reason)
 	log := d.gateway.settings.AccessLog
 	if log == nil {
@@ -69,16 +78,21 @@ func (d *door) refusedHandshake(f *reason.Refusal, nc net.Conn) {
 			detail = fmt.Sprintf("%d more since the last such line", left)
 		}
 	}
-	var peer netip.AddrPort
-	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
-		p := a.AddrPort()
-		peer = netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
-	}
+	peer := addrPort(nc.RemoteAddr())
 	log.Write(&accesslog.Record{
-		Time: time.Now(), Client: peer.Addr(), Peer: peer, Listener: name, Protocol: "TLS", Scheme: "https",
+		Time: time.Now(), Client: peer.Addr(), Peer: peer, Listener: name, Protocol: at.protocol, Scheme: at.scheme,
 		Status: f.Reason.Status, Flags: f.Reason.Flag, Reason: f.Reason.Name,
-		Detail: detail, Step: "handshake",
+		Detail: detail, Step: at.step,
 	})
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	p := t.AddrPort()
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 }
 
 // sampler lets one line a second through and counts the others.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/proxyproto"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/route"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
@@ -35,7 +36,8 @@ func (b *build) listeners(routes map[string]*compiled, terminators map[string]*t
 			continue
 		}
 		out[listenerKey(name, c.Address)] = &snapshot.Listener{
-			Name: name, Address: c.Address, Routes: table, NoRoute: routes[""].route, TLS: terminators[name],
+			Name: name, Address: c.Address, Routes: table, NoRoute: routes[""].route,
+			Proxies: proxies(c.ProxyProtocol), TLS: terminators[name],
 			Rules: target.Rules{
 				KeepEncodedSlashes: c.Path.EncodedSlashes == "keep", MergeSlashes: c.Path.MergeSlashes,
 				RefusePathParams: c.Path.Parameters == "refuse",
@@ -60,6 +62,14 @@ func listenerKey(name, address string) string {
 		return address + " " + name
 	}
 	return address
+}
+
+// proxies is nil where the PROXY protocol is not spoken.
+func proxies(c *config.ProxyProtocol) *proxyproto.Policy {
+	if c == nil {
+		return nil
+	}
+	return proxyproto.NewPolicy(c.From, c.Timeout.D())
 }
 
 var addressSources = map[string]target.Source{

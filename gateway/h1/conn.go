@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"net"
@@ -35,6 +36,7 @@ const (
 	served                 // a request was answered, go on
 	outside                // a request that needs to read or own the socket
 	refused                // c.refusal is to be answered
+	http2                  // the connection speaks HTTP/2
 	ended                  // nothing more to do but close
 )
 
@@ -155,7 +157,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 
 // serve is the connection's goroutine.
 func (c *conn) serve() {
-	parked := false // local: once parked another goroutine may own the connection
+	parked := false // local: once parked, or handed over, others own the connection
 	defer func() {
 		if v := recover(); v != nil {
 			c.panicked(v)
@@ -200,6 +202,8 @@ func (c *conn) run() (parked bool) {
 			c.refuse(c.refusal)
 			c.linger()
 			return false
+		case http2:
+			return c.handOver()
 		default:
 			if c.r < c.w && c.s != nil && !c.cut {
 				c.linger() // unread bytes would make the kernel reset the reply away
@@ -207,6 +211,26 @@ func (c *conn) run() (parked bool) {
 			return false
 		}
 	}
+}
+
+// handOver lets a connection of HTTP/2 go, unless the server is about to end.
+func (c *conn) handOver() (gone bool) {
+	c.mu.Lock()
+	if c.gone.Load() || c.srv.closing.Load() {
+		c.mu.Unlock()
+		return false
+	}
+	c.done = true // nobody sets a deadline from here on
+	c.unwatch()
+	c.mu.Unlock()
+	early := bytes.Clone(c.s.in[c.r:c.w])
+	take, nc := c.settings.Preface, c.nc
+	c.srv.remove(c)
+	c.putState()
+	_ = nc.SetDeadline(time.Time{}) // closed meanwhile: whoever gets it will see
+	take(nc, early)
+	c.srv.left()
+	return true
 }
 
 // serveOutside answers a request whose handler may read from the socket.

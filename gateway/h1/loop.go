@@ -24,6 +24,14 @@ func (c *conn) step() outcome {
 	}
 	set := c.srv.settings.Load()
 	c.settings = set
+	if b[0] == preface[0] && set.Preface != nil && c.seq.Load() == 0 && c.tls == nil && !c.blank {
+		if n := min(len(b), len(preface)); string(b[:n]) == preface[:n] {
+			if n == len(preface) {
+				return http2
+			}
+			return more
+		}
+	}
 	if c.scanned > 0 && c.hopeless(b, &set.Limits) {
 		return more
 	}

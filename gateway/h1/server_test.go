@@ -188,3 +188,25 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
+
+// TestProxyHeadersAreNotOurs: those that are to be believed never come here.
+func TestProxyHeadersAreNotOurs(t *testing.T) {
+	for text, want := range map[string]string{
+		"PROXY TCP4 192.0.2.1 10.0.0.1 1234 80\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n":                                              "proxy_header_untrusted",
+		"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x01\x0a\x00\x00\x01\x04\xd2\x00\x50GET / HTTP/1.1\r\nHost: a\r\n\r\n": "proxy_header_untrusted",
+		"PROXY / HTTP/1.1\r\nHost: a\r\n\r\nPROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n\r\n":                                               "bad_request_line",
+		"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n":                                                                               "bad_method",
+	} {
+		var told refusals
+		s := settings(func(ctx *fasthttp.RequestCtx, _ exchange.Front) { ctx.SetBodyString("ok") })
+		s.Refused = told.add
+		addr, _ := start(t, s)
+		c := dial(t, addr)
+		c.send("%s", text)
+		c.CloseWrite()
+		all, err := io.ReadAll(c.br)
+		if err != nil || told.String() != want || !strings.Contains(string(all), `"reason":"`+want+`"`) {
+			t.Errorf("%q: refused for %q, answered %q, %v", text, told.String(), all, err)
+		}
+	}
+}

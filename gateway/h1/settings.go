@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"net"
 	"net/netip"
 	"time"
 
@@ -28,6 +29,11 @@ type Settings struct {
 	WriteTimeout time.Duration
 	// IdleTimeout is for the time between two requests.
 	IdleTimeout time.Duration
+	// Preface takes over a connection in plain text whose first bytes are the
+	// preface of HTTP/2 (RFC 9113, 3.4): early is what was read so far, which
+	// begins with it. It owns nc from then on. It runs on the connection's
+	// goroutine and must return at once. Nil: such a connection is refused.
+	Preface func(nc net.Conn, early []byte)
 	// Refused is told of what was answered without a handler. head are the first
 	// bytes of what the client sent, borrowed. May be nil. Concurrent.
 	Refused func(r *reason.Reason, peer netip.AddrPort, head []byte)
@@ -45,6 +51,9 @@ type Stats struct {
 	// Busy ones have a request in progress, Tunnels an upgraded one.
 	Busy, Tunnels int
 }
+
+// preface is how a connection of HTTP/2 begins.
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 const (
 	// tick is how often clocks, time limits and hang-up watches are looked at:

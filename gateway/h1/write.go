@@ -10,6 +10,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/pipeline"
+	"github.com/gatehouse-proxy/gatehouse/gateway/proxyproto"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
@@ -71,6 +72,9 @@ func (c *conn) startWrite() bool {
 // refuse answers what never became a request, and is the last thing said.
 func (c *conn) refuse(why *reason.Reason) {
 	c.phase.Store(phaseEnding)
+	if c.seq.Load() == 0 && c.announced() {
+		why = reason.ProxyHeaderUntrusted
+	}
 	if f := c.settings.Refused; f != nil {
 		var head []byte
 		if c.s != nil {
@@ -89,6 +93,16 @@ func (c *conn) refuse(why *reason.Reason) {
 	o = strconv.AppendInt(o, int64(len(body)), 10)
 	o = append(o, "\r\n\r\n"...)
 	_ = c.write(append(o, body...)) // the connection ends, whether it arrives or not
+}
+
+// announced reports that what the client sent first is a PROXY header: those
+// that are to be believed never come here.
+func (c *conn) announced() bool {
+	if c.s == nil {
+		return false
+	}
+	b := c.s.in[:c.w] // from the first byte on: of version 2, two are a blank line to us
+	return len(b) > len("\r\n\r\n") && proxyproto.Look(b) != proxyproto.Other
 }
 
 // linger lets the client read our last words: it closes our side and swallows

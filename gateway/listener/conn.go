@@ -6,14 +6,42 @@ import (
 	"sync"
 )
 
+// Announcer is an accepted connection that another proxy has made for a
+// client. Every connection of a Listener is one.
+type Announcer interface {
+	// Announce makes client the connection's remote address, and counts the
+	// connection as one of that client's. It returns false where the client has
+	// as many as it may; the connection is then to be closed. It is called once,
+	// by a Filter, before anybody else has the connection. The zero AddrPort
+	// leaves the address as it is.
+	Announce(client netip.AddrPort) bool
+}
+
+var (
+	_ Announcer = (*tcpConn)(nil)
+	_ Announcer = (*plainConn)(nil)
+)
+
 // conn counts a connection out when it is closed.
 type conn struct {
 	l      *Listener
-	client netip.Prefix
+	client netip.Prefix // the zero Prefix: not counted as anybody's yet
+	remote net.Addr     // nil: the socket's
 	once   sync.Once
 }
 
 func (c *conn) release() { c.once.Do(func() { c.l.left(c.client) }) }
+
+func (c *conn) announce(client, peer netip.AddrPort) bool {
+	if client.IsValid() {
+		c.remote = net.TCPAddrFromAddrPort(client)
+	} else {
+		client = peer
+	}
+	prefix, ok := c.l.recount(c.client, clientOf(client.Addr().Unmap()))
+	c.client = prefix
+	return ok
+}
 
 // tcpConn is an accepted TCP connection.
 type tcpConn struct {
@@ -32,6 +60,19 @@ func (c *tcpConn) Close() error {
 // writing this one. Closing is not.
 func (c *tcpConn) Socket() *net.TCPConn { return c.TCPConn }
 
+// RemoteAddr is the client's address.
+func (c *tcpConn) RemoteAddr() net.Addr {
+	if c.remote != nil {
+		return c.remote
+	}
+	return c.TCPConn.RemoteAddr()
+}
+
+// Announce implements Announcer.
+func (c *tcpConn) Announce(client netip.AddrPort) bool {
+	return c.announce(client, addrPort(c.TCPConn.RemoteAddr()))
+}
+
 // plainConn is any other accepted connection.
 type plainConn struct {
 	net.Conn
@@ -43,4 +84,17 @@ func (c *plainConn) Close() error {
 	err := c.Conn.Close()
 	c.release()
 	return err
+}
+
+// RemoteAddr is the client's address.
+func (c *plainConn) RemoteAddr() net.Addr {
+	if c.remote != nil {
+		return c.remote
+	}
+	return c.Conn.RemoteAddr()
+}
+
+// Announce implements Announcer.
+func (c *plainConn) Announce(client netip.AddrPort) bool {
+	return c.announce(client, addrPort(c.Conn.RemoteAddr()))
 }

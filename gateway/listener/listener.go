@@ -33,6 +33,9 @@ type Settings struct {
 	// returns must not have a Socket method unless reading the socket is the
 	// same as reading the connection.
 	Filter func(nc net.Conn) (net.Conn, error)
+	// Announces says which peers are proxies: their connections count for no
+	// client until the Filter calls Announce. nil: none is.
+	Announces func(peer netip.Addr) bool
 	// Refused is told of connections closed because of a limit. May be nil. Concurrent.
 	Refused func(r *reason.Reason, peer netip.AddrPort)
 	// AcceptFailed is told why no connection could be accepted; for want of
@@ -161,7 +164,10 @@ func (l *Listener) accept(h Handler) {
 func (l *Listener) admit(h Handler, nc net.Conn) {
 	s := l.settings.Load()
 	peer := addrPort(nc.RemoteAddr())
-	c := &conn{l: l, client: clientOf(peer.Addr())}
+	c := &conn{l: l}
+	if s.Announces == nil || !s.Announces(peer.Addr()) {
+		c.client = clientOf(peer.Addr())
+	}
 	if !l.count(c.client, s) {
 		l.refused.Add(1)
 		reset(nc)
@@ -202,26 +208,64 @@ func (l *Listener) filter(h Handler, nc, counted net.Conn, filter func(net.Conn)
 	h.ServeConn(out)
 }
 
-// count admits one more connection of client, or refuses it.
+// count admits one more connection of client, or refuses it. The zero client is
+// one that is not known yet.
 func (l *Listener) count(client netip.Prefix, s *Settings) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if s.MaxConnections > 0 && l.open >= s.MaxConnections {
-		return false
-	}
-	n := l.clients[client]
-	if s.MaxPerClient > 0 && n >= s.MaxPerClient {
+	if s.MaxConnections > 0 && l.open >= s.MaxConnections || !l.enter(client, s.MaxPerClient) {
 		return false
 	}
 	l.open++
-	l.clients[client] = n + 1
 	return true
+}
+
+// recount counts an open connection as another client's and returns whose it
+// is then.
+func (l *Listener) recount(from, to netip.Prefix) (netip.Prefix, bool) {
+	most := l.settings.Load().MaxPerClient
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if from == to {
+		return from, true
+	}
+	if !l.enter(to, most) {
+		return from, false
+	}
+	l.exit(from)
+	return to, true
 }
 
 func (l *Listener) left(client netip.Prefix) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open--
+	l.exit(client)
+}
+
+var (
+	// unknown is whose connection it is as long as a proxy has not said.
+	unknown = netip.Prefix{}
+	// nobody are all clients without an IP address: one client.
+	nobody = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+)
+
+func (l *Listener) enter(client netip.Prefix, most int) bool {
+	if client == unknown {
+		return true
+	}
+	n := l.clients[client]
+	if most > 0 && n >= most {
+		return false
+	}
+	l.clients[client] = n + 1
+	return true
+}
+
+func (l *Listener) exit(client netip.Prefix) {
+	if client == unknown {
+		return
+	}
 	if n := l.clients[client] - 1; n > 0 {
 		l.clients[client] = n
 	} else {
@@ -255,7 +299,7 @@ func clientOf(a netip.Addr) netip.Prefix {
 	}
 	p, err := a.WithZone("").Prefix(bits)
 	if err != nil {
-		return netip.Prefix{} // no IP address: all of them are one client
+		return nobody
 	}
 	return p
 }

@@ -216,6 +216,60 @@ func TestFilter(t *testing.T) {
 	}
 }
 
+// TestAnnouncedClients: connections of a proxy count as its clients'.
+func TestAnnouncedClients(t *testing.T) {
+	var who atomic.Pointer[netip.AddrPort]
+	refusals := make(chan bool, 10)
+	l, k := serve(t, Settings{
+		MaxPerClient: 2,
+		Announces:    func(netip.Addr) bool { return true },
+		Filter: func(nc net.Conn) (net.Conn, error) {
+			if !nc.(Announcer).Announce(*who.Load()) {
+				refusals <- true
+				return nil, errors.New("too many")
+			}
+			return nc, nil
+		},
+	})
+	n := 0
+	connect := func(client string) net.Conn {
+		t.Helper()
+		var a netip.AddrPort
+		if client != "" {
+			a = netip.MustParseAddrPort(client)
+		}
+		who.Store(&a)
+		nc := dial(t, l)
+		n++
+		eventually(t, "handed over", func() bool { return k.len() == n })
+		return nc
+	}
+	for _, client := range []string{"192.0.2.1:1", "192.0.2.1:2", "192.0.2.2:1", "[2001:db8::1]:1", "[2001:db8::2]:2"} {
+		connect(client)
+		if got := k.take(n - 1).RemoteAddr().String(); got != client {
+			t.Errorf("the remote address is %s", got)
+		}
+		if _, ok := k.take(n - 1).(interface{ Socket() *net.TCPConn }); !ok {
+			t.Error("the socket cannot be used any more")
+		}
+	}
+	nc := connect("") // the proxy itself
+	if got := k.take(n - 1).RemoteAddr().String(); got != nc.LocalAddr().String() {
+		t.Errorf("the remote address is %s", got)
+	}
+	for _, client := range []string{"192.0.2.1:3", "[2001:db8::3]:1"} {
+		a := netip.MustParseAddrPort(client)
+		who.Store(&a)
+		refused(t, dial(t, l))
+		<-refusals
+	}
+	k.take(0).Close()
+	connect("192.0.2.1:4")
+	if s := l.Stats(); s.FilterFail != 2 || s.Open != 6 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestListenNamesTheAddress(t *testing.T) {
 	l, _ := serve(t, Settings{})
 	_, err := Listen(context.Background(), Settings{Address: l.Addr().String()})

@@ -10,7 +10,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
-	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
 // forward is one request on its way through the proxy, over all its tries. It
@@ -117,7 +117,7 @@ func (f *forward) bound(now time.Time) {
 
 // worth reports whether the failure is one the route retries.
 func (p *Proxy) worth(why error) bool {
-	var failure *http1.Failure
+	var failure *transport.Failure
 	return errors.As(why, &failure) && p.settings.Retries.On.failure(failure)
 }
 
@@ -131,7 +131,7 @@ func (f *forward) mayRepeat(l *leg, why error) bool {
 	if d := f.e.Deadline; !d.IsZero() && !time.Now().Before(d) {
 		return false
 	}
-	var failure *http1.Failure
+	var failure *transport.Failure
 	unsent, read := false, false
 	if errors.As(why, &failure) {
 		unsent, read = failure.Unsent, failure.BodyRead
@@ -202,7 +202,7 @@ func (f *forward) takeBody() {
 
 // refusal turns a try's failure into what the client gets.
 func (f *forward) refusal(why error) error {
-	var failure *http1.Failure
+	var failure *transport.Failure
 	if !errors.As(why, &failure) {
 		return why
 	}

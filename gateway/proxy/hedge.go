@@ -25,7 +25,7 @@ type runner struct {
 	err     error
 }
 
-// OnGone implements http1.Watcher.
+// OnGone implements transport.Watcher.
 func (r *runner) OnGone(a exchange.Aborter) {
 	r.race.mu.Lock()
 	defer r.race.mu.Unlock()

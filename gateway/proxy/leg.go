@@ -6,15 +6,15 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
-	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 	"github.com/gatehouse-proxy/gatehouse/telemetry"
 )
 
 // leg is one try: an endpoint, a connection to it and the call on that.
 type leg struct {
 	ep    *upstream.Endpoint
-	conn  *http1.Conn
-	call  http1.Call
+	conn  transport.Conn
+	call  transport.Call
 	head  []byte
 	began time.Time
 	span  telemetry.Span
@@ -62,7 +62,7 @@ func (f *forward) prepare(l *leg) {
 	f.appendHead(l)
 	s := &f.proxy.settings
 	c := &l.call
-	*c = http1.Call{
+	*c = transport.Call{
 		Front: f.e.Front, Watch: f.e.Front,
 		NoBody:   f.ctx.IsHead(),
 		Deadline: f.e.Deadline, Idle: s.Timeouts.Idle,
@@ -112,7 +112,7 @@ func (f *forward) trailers() bool {
 // turns out to be dead and the request can be repeated: that is the price of
 // keeping connections, and no retry.
 func (f *forward) send(l *leg) error {
-	pool, ok := l.ep.Pool.(*http1.Pool)
+	pool, ok := l.ep.Pool.(transport.Pool)
 	if !ok {
 		return reason.Internal.Because("upstream %s: its pool is a %T", l.note.Upstream, l.ep.Pool)
 	}
@@ -126,7 +126,7 @@ func (f *forward) send(l *leg) error {
 			l.conn = conn
 			return nil
 		}
-		var failure *http1.Failure
+		var failure *transport.Failure
 		if fresh || !errors.As(err, &failure) || !failure.Stale {
 			return err
 		}
@@ -156,7 +156,7 @@ func (f *forward) finish(l *leg, err error) error {
 
 // failureOf says whether, and how, the endpoint is to blame.
 func failureOf(err error) upstream.Failure {
-	var failure *http1.Failure
+	var failure *transport.Failure
 	if !errors.As(err, &failure) || failure.Client {
 		return upstream.NotTried
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
-	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
 // MirrorSettings send copies of requests elsewhere and ignore the answers.
@@ -86,7 +86,7 @@ type copied struct {
 	leg     leg
 }
 
-// OnGone implements http1.Watcher: a copy's client goes when the mirror closes.
+// OnGone implements transport.Watcher: a copy's client goes when the mirror closes.
 func (c *copied) OnGone(a exchange.Aborter) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -161,7 +161,7 @@ func (m *mirror) send(f *forward, payload []byte) {
 	f.body = body{}
 	l.head = append(l.head, payload...)
 	l.note = Try{Upstream: m.settings.Upstream.Name(), Endpoint: ep.Address, Number: 1, Mirror: true}
-	l.call = http1.Call{
+	l.call = transport.Call{
 		Head: l.head, Watch: c, NoBody: f.ctx.IsHead(), Last: last,
 		Deadline: l.began.Add(m.settings.Timeout), Idle: m.settings.Timeout,
 	}
@@ -195,7 +195,7 @@ func (m *mirror) run(c *copied) {
 	delete(m.under, c)
 	m.mu.Unlock()
 	if cap(l.head) <= keepHead && !c.over {
-		c.aborter, l.ep, l.conn, l.call = nil, nil, nil, http1.Call{}
+		c.aborter, l.ep, l.conn, l.call = nil, nil, nil, transport.Call{}
 		m.buffers.Put(c)
 	}
 	<-m.free
@@ -204,7 +204,7 @@ func (m *mirror) run(c *copied) {
 // exchange sends the copy and reads the answer, so that the connection can be
 // used again.
 func (m *mirror) exchange(l *leg) error {
-	pool, ok := l.ep.Pool.(*http1.Pool)
+	pool, ok := l.ep.Pool.(transport.Pool)
 	if !ok {
 		return errors.New("the upstream's pool speaks another protocol")
 	}

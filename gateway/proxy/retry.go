@@ -10,7 +10,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
-	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
 // RetrySettings are for requests that can safely be sent again.
@@ -92,7 +92,7 @@ func (on *RetryOn) Status(s int) bool {
 }
 
 // failure reports whether such a failure is worth another try.
-func (on *RetryOn) failure(f *http1.Failure) bool {
+func (on *RetryOn) failure(f *transport.Failure) bool {
 	switch f.Reason {
 	case reason.UpstreamConnect:
 		return on.ConnectFailure

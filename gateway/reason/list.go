@@ -50,6 +50,14 @@ var (
 	BadGRPCMessage = add("bad_grpc_message", 400, "DPE", "The request body is not a stream of gRPC messages.")
 )
 
+// What a PROXY header, or the want of one, ends. Nobody can be answered.
+var (
+	ProxyHeaderMissing   = add("proxy_header_missing", 400, "DPE", "A PROXY protocol header is required.")
+	ProxyHeaderMalformed = add("proxy_header_malformed", 400, "DPE", "The PROXY protocol header is malformed.")
+	ProxyHeaderTimeout   = add("proxy_header_timeout", 408, "DT", "The PROXY protocol header did not arrive in time.")
+	ProxyHeaderUntrusted = add("proxy_header_untrusted", 403, "DPE", "A PROXY protocol header is not accepted from this address.")
+)
+
 // Routing and the node itself.
 var (
 	AmbiguousPath = add("ambiguous_path", 400, "DPE", "The path is encoded ambiguously.")

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/proxyproto"
 	"github.com/gatehouse-proxy/gatehouse/gateway/route"
 	"github.com/gatehouse-proxy/gatehouse/gateway/target"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
@@ -26,6 +27,8 @@ type Listener struct {
 	Trust *target.Trust
 	// Settings for the sockets and the protocol front.
 	Server ServerSettings
+	// Proxies says whose PROXY headers name the client; nil: nobody's do.
+	Proxies *proxyproto.Policy
 	// TLS makes the handshakes; nil for plain text.
 	TLS *tlsterm.Terminator
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/pipeline"
+	"github.com/gatehouse-proxy/gatehouse/gateway/proxyproto"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
@@ -135,6 +136,8 @@ func (t *Terminator) refuse(nc net.Conn, err error, a *attempt) error {
 		return ErrNothingSaid
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return reason.TLSHandshakeTimeout.Wrap(err)
+	case errors.As(err, &record) && record.Conn != nil && proxyproto.Look(record.RecordHeader[:]) != proxyproto.Other:
+		return reason.ProxyHeaderUntrusted // another proxy: nothing we could say would be understood
 	case errors.Is(err, errTooMany):
 		return reason.TLSHandshakesLimited // the alert may be lost: no waiting for floods
 	case errors.As(err, &record) && record.Conn != nil && isHTTP(record.RecordHeader):

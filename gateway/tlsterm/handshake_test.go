@@ -256,6 +256,8 @@ func TestWhatIsNoHandshake(t *testing.T) {
 		"a long plain request":     {term, "POST /x HTTP/1.1\r\nHost: a\r\n\r\n" + strings.Repeat("x", 50_000), false, reason.TLSRequired, `"reason":"tls_required"`},
 		"HTTP/2, prior knowledge":  {term, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false, reason.TLSRequired, "HTTP/1.1 400 Bad Request\r\n"},
 		"nothing":                  {term, "", true, tlsterm.ErrNothingSaid, ""},
+		"a PROXY header":           {term, "PROXY TCP4 192.0.2.1 10.0.0.1 1234 80\r\n" + hello, true, reason.ProxyHeaderUntrusted, ""},
+		"a PROXY header, v2":       {term, "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c", true, reason.ProxyHeaderUntrusted, ""},
 		"something else":           {term, "SSH-2.0-x\r\n", false, reason.TLSHandshakeFailed, ""},
 		"an alert":                 {term, "\x15\x03\x01\x00\x02\x02\x50", true, reason.TLSHandshakeFailed, ""},
 		"SSL 2":                    {term, "\x80\x2e\x01\x00\x02\x00\x15", true, reason.TLSHandshakeFailed, "\x15\x03"},

@@ -34,11 +34,12 @@ type Settings struct {
 	Certificates []CertSource
 	// MinVersion is tls.VersionTLS12 or tls.VersionTLS13.
 	MinVersion uint16
+	// Protocols are offered by ALPN, the most wanted first. Empty: none is agreed
+	// on. Who offers none of them is refused, who offers nothing is served HTTP/1.
+	Protocols []string
 	// Clients says what clients are asked for, ClientCAFile who issues it.
 	Clients      ClientMode
 	ClientCAFile string
-	// Protocols are offered by ALPN, the most wanted first. Empty: none is agreed on.
-	Protocols []string
 	// StrictNames refuses clients that ask for a name no certificate is for, or
 	// for none. Otherwise they are shown the first certificate.
 	StrictNames bool

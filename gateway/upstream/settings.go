@@ -29,7 +29,7 @@ const (
 	Maglev Algorithm = "maglev"
 )
 
-// Pool holds the connections to one endpoint. The proxy asserts its own type.
+// Pool holds the connections to one endpoint. The proxy wants a transport.Pool.
 type Pool interface {
 	// Close closes idle connections now and busy ones when their request ends.
 	// It does not block, and requests may still be in flight.

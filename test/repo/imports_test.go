@@ -59,7 +59,7 @@ var layers = [][]string{
 	{"gateway/pipeline", "gateway/upstream", "gateway/action"},
 	{"gateway/attribute"},
 	{"gateway/exchange", "gateway/route", "gateway/target"},
-	{"gateway/wire"},
+	{"gateway/wire", "gateway/proxyproto", "gateway/splice"},
 	{"gateway/reason", "gateway/filewatch", "ratelimit", "telemetry", "config"},
 	{"gateway/grpc"},
 }

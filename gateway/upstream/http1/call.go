@@ -2,99 +2,17 @@ package http1
 
 import (
 	"errors"
-	"io"
-	"time"
 
-	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
-
-// maxInterims bounds the interim replies before the final one.
-const maxInterims = 16
 
 // errStale says that the endpoint had ended or spoiled an idle connection.
 var errStale = errors.New("the idle connection was closed by the endpoint, or had unasked bytes on it")
 
-// Watcher tells when the client goes away; exchange.Front is one.
-type Watcher interface{ OnGone(exchange.Aborter) }
-
-// Call is one request for one connection, and what is needed while it is under
-// way. It is not copied and must not change until Release.
-type Call struct {
-	// Head is the complete request head. A small body may follow it in the
-	// same bytes, so that both go out in one write.
-	Head []byte
-	// Body is (more of) a body that is at hand.
-	Body []byte
-	// Stream is a body that has yet to come, of Length bytes; below 0 it goes
-	// out chunked. It is read by another goroutine until Release.
-	Stream io.Reader
-	Length int64
-	// Tee receives a copy of what was read from Stream; nil: none.
-	Tee io.Writer
-	// Front receives interim replies and gives request trailers; nil: none of either.
-	Front exchange.Front
-	// Watch tells when the client goes away; nil: it never does.
-	Watch Watcher
-	// NoBody says that the reply has no body: the request is a HEAD.
-	NoBody bool
-	// Upgrade says that the request asks for another protocol, so that 101 is
-	// a reply.
-	Upgrade bool
-	// Last says that the connection is not to be used again, as Head tells the
-	// endpoint.
-	Last bool
-	// Deadline ends the waiting for the reply's head; zero means none.
-	Deadline time.Time
-	// Answer does so this long after Stream has been sent whole: an upload may
-	// take its time. 0 means none.
-	Answer time.Duration
-	// Idle ends a pause in either direction; 0 means none.
-	Idle time.Duration
-}
-
-// Failure is why a call came to nothing, or its reply broke off.
-type Failure struct {
-	Reason *reason.Reason
-	Cause  error
-	// Unsent says that no byte of the request was sent, so that even a request
-	// that is not idempotent can be repeated.
-	Unsent bool
-	// Stale says that a connection that had been used before failed without a
-	// byte of a reply: most likely the endpoint closed it for its age.
-	Stale bool
-	// Client says that the request's own body failed, not the endpoint.
-	Client bool
-	// BodyRead says that the request's body had been read to its end, so that
-	// what Tee has is all of it.
-	BodyRead bool
-}
-
-// Error implements error.
-func (f *Failure) Error() string {
-	if f.Cause == nil {
-		return f.Reason.Name
-	}
-	return f.Cause.Error()
-}
-
-// Unwrap gives the reason and the cause.
-func (f *Failure) Unwrap() []error {
-	if f.Cause == nil {
-		return []error{f.Reason}
-	}
-	return []error{f.Reason, f.Cause}
-}
-
-// fail is a failure before anything was sent.
-func fail(r *reason.Reason, cause error) *Failure {
-	return &Failure{Reason: r, Cause: cause, Unsent: true}
-}
-
-// Do sends the request and reads the reply's head. After an error, which is a
-// *Failure, the connection is gone; otherwise Release must be called.
-func (c *Conn) Do(call *Call) error {
+// Do implements transport.Conn. After an error the connection is gone.
+func (c *Conn) Do(call *transport.Call) error {
 	c.call = call
 	c.r, c.w, c.wrote, c.interims = 0, 0, false, 0
 	c.err, c.writeErr, c.refused = nil, nil, nil
@@ -140,19 +58,19 @@ func (c *Conn) exchangePortable() {
 }
 
 // failed ends the connection and says why the call failed.
-func (c *Conn) failed(err error) *Failure {
+func (c *Conn) failed(err error) *transport.Failure {
 	heard := c.w > 0 || c.interims > 0
 	state := c.deadline.Load()
 	if c.call.Watch != nil {
 		c.call.Watch.OnGone(nil)
 	}
 	c.stopUpload()
-	f := &Failure{Reason: reason.UpstreamReset, Cause: err, BodyRead: c.upload.allRead.Load()}
+	f := &transport.Failure{Reason: reason.UpstreamReset, Cause: err, BodyRead: c.upload.allRead.Load()}
 	switch {
 	case err == errStale:
 		f.Unsent, f.Stale = true, true
 	case c.upload.readErr != nil:
-		f.Reason, f.Cause, f.Client = clientReason(c.upload.readErr), c.upload.readErr, true
+		f.Reason, f.Cause, f.Client = transport.BodyReason(c.upload.readErr), c.upload.readErr, true
 	case state == stateGone:
 		f.Reason = reason.ClientGone
 	case state == stateTimeout:
@@ -166,14 +84,6 @@ func (c *Conn) failed(err error) *Failure {
 	}
 	c.close()
 	return f
-}
-
-func clientReason(err error) *reason.Reason {
-	var r *reason.Reason
-	if errors.As(err, &r) {
-		return r
-	}
-	return reason.ClientGone
 }
 
 // parse looks for the final reply head in what has been received; true when
@@ -200,7 +110,7 @@ func (c *Conn) parse() bool {
 			}
 			return true
 		}
-		if c.interims++; c.interims > maxInterims {
+		if c.interims++; c.interims > transport.MaxInterims {
 			c.refuse("too many interim replies")
 			return true
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
 
@@ -35,7 +36,7 @@ type Conn struct {
 	timerMu     sync.Mutex // guards timer
 	timer       *time.Timer
 
-	call   *Call
+	call   *transport.Call
 	reused bool
 
 	in       []byte // in[r:w] is received and not yet used
@@ -81,11 +82,10 @@ func (c *Conn) forget() {
 	}
 }
 
-// Abort ends whatever is going on, because the client has gone. It may be
-// called by any goroutine while the call's Watch holds the connection.
+// Abort implements transport.Conn.
 func (c *Conn) Abort() { c.kill(stateGone) }
 
-// Reused says that the connection had carried a request before this one.
+// Reused implements transport.Conn.
 func (c *Conn) Reused() bool { return c.reused }
 
 // Buffered implements wire.Source.

@@ -2,26 +2,15 @@ package http1
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
-
-var errOverflow = errors.New("too many connections, and too many requests wait for one")
-
-// Limiter bounds connections, and requests that wait for one; an upstream's
-// breaker is one. Pools of one manager that have the same Limiter share what it
-// allows: a connection that one of them closes makes room for another.
-type Limiter interface {
-	TryConnection() bool
-	ReleaseConnection()
-	TryPending() bool
-	ReleasePending()
-}
 
 // gate is the queue before a Limiter.
 type gate struct {
-	limiter Limiter
+	limiter transport.Limiter
 	waiters atomic.Int32 // len(waiting), to be read without the lock
 
 	mu      sync.Mutex // guards waiting, pools; no other lock is taken while it is held
@@ -46,7 +35,7 @@ func (g *gate) enter(ctx context.Context, p *Pool) (*Conn, error) {
 	}
 	if !g.limiter.TryPending() {
 		g.mu.Unlock()
-		return nil, errOverflow
+		return nil, transport.ErrOverflow
 	}
 	defer g.limiter.ReleasePending()
 	w := &waiter{pool: p, turn: make(chan *Conn, 1)}

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -113,12 +114,12 @@ func newPool(t testing.TB, s http1.Settings, address string) *http1.Pool {
 	return p
 }
 
-func newCall() *http1.Call {
-	return &http1.Call{Head: []byte("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")}
+func newCall() *transport.Call {
+	return &transport.Call{Head: []byte("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")}
 }
 
 // do makes one request and reads its reply to the end.
-func do(p *http1.Pool, call *http1.Call) (body string, reused bool, err error) {
+func do(p *http1.Pool, call *transport.Call) (body string, reused bool, err error) {
 	c, err := p.Get(call, false)
 	if err != nil {
 		return "", false, err
@@ -132,9 +133,9 @@ func do(p *http1.Pool, call *http1.Call) (body string, reused bool, err error) {
 	return string(b), reused, err
 }
 
-func failure(t *testing.T, err error) *http1.Failure {
+func failure(t *testing.T, err error) *transport.Failure {
 	t.Helper()
-	var f *http1.Failure
+	var f *transport.Failure
 	if !errors.As(err, &f) {
 		t.Fatalf("not a failure: %v", err)
 	}

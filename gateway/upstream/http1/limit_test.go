@@ -12,6 +12,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
 // limiter counts like an upstream's breaker.
@@ -59,7 +60,7 @@ func TestLimitIsSharedAndFair(t *testing.T) {
 				call := newCall()
 				call.Deadline = time.Now().Add(20 * time.Second)
 				_, _, err := do(p, call)
-				var f *http1.Failure
+				var f *transport.Failure
 				if errors.As(err, &f) && f.Stale {
 					continue
 				}

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
 const (
@@ -26,7 +28,7 @@ type Manager struct {
 	mu      sync.Mutex // guards first, running, gates
 	first   *Conn
 	running bool
-	gates   map[Limiter]*gate
+	gates   map[transport.Limiter]*gate
 	wg      sync.WaitGroup
 }
 
@@ -65,13 +67,13 @@ func (m *Manager) at(t time.Time) int64 {
 }
 
 // join finds or makes the gate of a limiter for p.
-func (m *Manager) join(l Limiter, p *Pool) *gate {
+func (m *Manager) join(l transport.Limiter, p *Pool) *gate {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.gates[l]
 	if g == nil {
 		if m.gates == nil {
-			m.gates = map[Limiter]*gate{}
+			m.gates = map[transport.Limiter]*gate{}
 		}
 		g = &gate{limiter: l}
 		m.gates[l] = g

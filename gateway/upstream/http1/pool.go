@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
 
@@ -29,7 +29,7 @@ type Settings struct {
 	// Limits of a reply head; zero means 64 KiB and 200 fields.
 	Limits wire.Limits
 	// Limiter bounds the connections of several pools together; nil: no limit.
-	Limiter Limiter
+	Limiter transport.Limiter
 	// Manager keeps time for the pool; nil: one of its own.
 	Manager *Manager
 	// Dial replaces the plain TCP dialer.
@@ -85,6 +85,11 @@ func NewPool(s Settings) *Pool {
 	return p
 }
 
+var (
+	_ transport.Pool = (*Pool)(nil)
+	_ transport.Conn = (*Conn)(nil)
+)
+
 // Stats are numbers of connections at one moment.
 type Stats struct{ Open, Idle int }
 
@@ -118,15 +123,19 @@ func (p *Pool) Close() {
 
 // Get returns a connection for call: an idle one, unless fresh asks for a new
 // one, or a new one, for which it may have to wait at the gate. An error is a
-// *Failure; nothing has been sent then.
-func (p *Pool) Get(call *Call, fresh bool) (*Conn, error) {
+// *transport.Failure; nothing has been sent then.
+func (p *Pool) Get(call *transport.Call, fresh bool) (transport.Conn, error) {
 	if !fresh {
 		if c := p.take(); c != nil {
 			c.reused = true
 			return c, nil
 		}
 	}
-	return p.connect(call)
+	c, err := p.connect(call)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 func (p *Pool) take() *Conn {
@@ -196,69 +205,35 @@ func (p *Pool) examine(c *Conn, now int64) {
 }
 
 // connect dials, once the gate allows it.
-func (p *Pool) connect(call *Call) (*Conn, error) {
-	wait := time.Until(call.Deadline)
-	if call.Deadline.IsZero() {
-		wait = time.Hour
-	} else if wait <= 0 {
-		return nil, fail(reason.UpstreamTimeout, context.DeadlineExceeded)
+func (p *Pool) connect(call *transport.Call) (*Conn, error) {
+	w, err := transport.Wait(call)
+	if err != nil {
+		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), wait)
-	defer cancel()
-	gone := &dialAborter{cancel: cancel}
-	if call.Watch != nil {
-		call.Watch.OnGone(gone)
-		defer call.Watch.OnGone(nil)
-	}
+	defer w.End()
 	if p.gate != nil {
-		c, err := p.gate.enter(ctx, p)
+		c, err := p.gate.enter(w, p)
 		if err != nil {
-			return nil, gone.failure(err)
+			return nil, w.Failure(err)
 		}
 		if c != nil {
 			c.reused = true
 			return c, nil
 		}
 	}
-	dctx, dcancel := context.WithTimeout(ctx, p.settings.DialTimeout)
-	defer dcancel()
-	nc, err := p.settings.Dial(dctx, "tcp", p.settings.Address)
+	ctx, cancel := context.WithTimeout(w, p.settings.DialTimeout)
+	defer cancel()
+	nc, err := p.settings.Dial(ctx, "tcp", p.settings.Address)
 	if err != nil {
 		if p.gate != nil {
 			p.gate.leave()
 		}
-		if reason.OwnFault(err) {
-			return nil, fail(reason.Overloaded, err)
-		}
-		if ctx.Err() == nil && (call.Deadline.IsZero() || time.Until(call.Deadline) > 0) {
+		failure, blamed := w.DialFailure(err)
+		if blamed {
 			p.failures.Add(1)
-			return nil, fail(reason.UpstreamConnect, err)
 		}
-		return nil, gone.failure(err)
+		return nil, failure
 	}
 	p.connects.Add(1)
 	return newConn(p, nc), nil
-}
-
-// dialAborter ends waiting and dialing for a client that has gone.
-type dialAborter struct {
-	cancel context.CancelFunc
-	gone   atomic.Bool
-}
-
-// Abort implements exchange.Aborter.
-func (a *dialAborter) Abort() {
-	a.gone.Store(true)
-	a.cancel()
-}
-
-// failure says why there is no connection, where the endpoint is not to blame.
-func (a *dialAborter) failure(err error) *Failure {
-	switch {
-	case a.gone.Load():
-		return fail(reason.ClientGone, err)
-	case err == errOverflow:
-		return fail(reason.UpstreamOverflow, err)
-	}
-	return fail(reason.UpstreamTimeout, err)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
 
@@ -158,8 +159,8 @@ func (c *Conn) readUntilClose(p []byte) (int, error) {
 	return c.Direct(p)
 }
 
-func (c *Conn) broken(err error) *Failure {
-	f := &Failure{Reason: reason.UpstreamReset, Cause: err}
+func (c *Conn) broken(err error) *transport.Failure {
+	f := &transport.Failure{Reason: reason.UpstreamReset, Cause: err}
 	switch c.deadline.Load() {
 	case stateGone:
 		f.Reason = reason.ClientGone
@@ -190,7 +191,7 @@ func (c *Conn) Trailers() []byte {
 func (c *Conn) BodyRead() bool { return c.upload.allRead.Load() }
 
 // Adopt lets w tell when the client goes away from now on.
-func (c *Conn) Adopt(w Watcher) {
+func (c *Conn) Adopt(w transport.Watcher) {
 	c.call.Watch = w
 	w.OnGone(c)
 }

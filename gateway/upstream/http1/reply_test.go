@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
 // A body that does not fit into the kernel's buffers while the endpoint has
@@ -21,7 +22,7 @@ func TestEarlyReplyToALargeBody(t *testing.T) {
 			io.WriteString(c, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
 			time.Sleep(50 * time.Millisecond)
 		}))
-		call := &http1.Call{
+		call := &transport.Call{
 			Head: []byte("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 33554432\r\n\r\n"),
 			Body: make([]byte, 32<<20), Idle: 5 * time.Second,
 		}

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
 // upload is the goroutine that sends a request body while the reply may
@@ -71,7 +73,7 @@ func (u *upload) write(c *Conn, p []byte) {
 
 // read fills p with at least a byte of the body. An error from Tee, which
 // means that the copy grew too long, is not one.
-func (u *upload) read(call *Call, p []byte) (n int, end bool) {
+func (u *upload) read(call *transport.Call, p []byte) (n int, end bool) {
 	for range 100 {
 		n, err := call.Stream.Read(p)
 		if n > 0 && call.Tee != nil {
