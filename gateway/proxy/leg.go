@@ -7,6 +7,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
+	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 	"github.com/gatehouse-proxy/gatehouse/telemetry"
 )
 
@@ -176,6 +177,16 @@ func failureOf(err error) upstream.Failure {
 func (l *leg) status() int {
 	head, _ := l.conn.Head()
 	return head.Status
+}
+
+// switched gives the connection of a reply that switches protocols. Only
+// protocols that can be left make such a reply.
+func (l *leg) switched(head *wire.RespHead) (transport.Hijacker, bool) {
+	if head.Status != 101 {
+		return nil, false
+	}
+	conn, ok := l.conn.(transport.Hijacker)
+	return conn, ok
 }
 
 // end gives the endpoint back and closes the span.

@@ -27,9 +27,9 @@ func (f *forward) deliver(l *leg) (kept bool, err error) {
 	if s := f.backend.sticky; s != nil && f.pick.Prefer != l.ep.ID() {
 		s.remember(f.ctx, l.ep)
 	}
-	if head.Status == 101 {
+	if conn, ok := l.switched(head); ok {
 		f.e.Stream = true
-		f.tunnel(l)
+		f.tunnel(l, conn)
 		return false, nil
 	}
 	if isStream(out.Header.ContentType()) {

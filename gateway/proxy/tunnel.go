@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
 // tunnelBuffer is per direction; a WebSocket that is mostly silent should not
@@ -20,8 +21,8 @@ var tunnelBuffers = sync.Pool{New: func() any { b := make([]byte, tunnelBuffer);
 
 // tunnel hands the connection over to whatever protocol both sides have agreed
 // on. The try ends here, the endpoint is given back when the tunnel has ended.
-func (f *forward) tunnel(l *leg) {
-	nc, early, done := l.conn.Hijack()
+func (f *forward) tunnel(l *leg, conn transport.Hijacker) {
+	nc, early, done := conn.Hijack()
 	ep, span, idle, r := l.ep, l.span, f.proxy.settings.Timeouts.Idle, l.result()
 	front := f.e.Front // f is over before the tunnel begins
 	front.Upgrade(func(client net.Conn, sent []byte) {

@@ -96,6 +96,7 @@ var (
 	UpstreamConnect   = add("upstream_connect_failure", 502, "UF", "The upstream could not be reached.")
 	UpstreamReset     = add("upstream_reset", 502, "UC", "The upstream closed the connection.")
 	UpstreamProtocol  = add("upstream_protocol_error", 502, "UPE", "The upstream answered with garbage.").to(grpc.Internal)
+	UpstreamNoUpgrade = add("upstream_no_upgrade", 501, "UPE", "The upstream cannot switch protocols.")
 	UpstreamTimeout   = add("upstream_timeout", 504, "UT", "The upstream did not answer in time.")
 	RequestTimeout    = add("request_timeout", 504, "UT", "The request took too long.")
 	UpstreamHeadLarge = add("upstream_head_too_large", 502, "UPE", "The upstream answered with too many headers.").to(grpc.Internal)

@@ -125,7 +125,7 @@ func (b *Body) trailerLine() error {
 	b.overhead += len(line)
 	b.trailers++
 	if q == 0 || q == len(line) || line[q] != ':' || hasControl(line[q:]) ||
-		b.overhead > maxOverhead || b.trailers > maxTrailers || forbiddenTrailer(line[:q]) {
+		b.overhead > maxOverhead || b.trailers > maxTrailers || ForbiddenTrailer(line[:q]) {
 		return reason.BadTrailer
 	}
 	b.Trailers = append(append(b.Trailers, line...), "\r\n"...)
@@ -162,10 +162,10 @@ func hexValue(c byte) byte {
 	return (c | 0x20) - 'a' + 10
 }
 
-// forbiddenTrailer names what must never come behind a body: framing, routing,
+// ForbiddenTrailer names what must never come behind a body: framing, routing,
 // authentication, and whatever changes how the request is understood. One of
 // them ends the request; dropping it silently would let a sender believe in it.
-func forbiddenTrailer(name []byte) bool {
+func ForbiddenTrailer(name []byte) bool {
 	for _, s := range [...]string{
 		"content-length", "transfer-encoding", "host", "connection", "keep-alive",
 		"te", "trailer", "upgrade", "expect", "max-forwards", "range",

@@ -86,8 +86,8 @@ func NewPool(s Settings) *Pool {
 }
 
 var (
-	_ transport.Pool = (*Pool)(nil)
-	_ transport.Conn = (*Conn)(nil)
+	_ transport.Pool     = (*Pool)(nil)
+	_ transport.Hijacker = (*Conn)(nil)
 )
 
 // Stats are numbers of connections at one moment.

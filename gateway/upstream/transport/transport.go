@@ -87,7 +87,7 @@ type Conn interface {
 	// Reused says that the connection had carried a request before this one.
 	Reused() bool
 	// Do sends the request and reads the reply's head. After an error, which is
-	// a *Failure, c is gone; otherwise Release, or Hijack, must be called.
+	// a *Failure, c is gone; otherwise Release must be called.
 	Do(call *Call) error
 	// Head is the reply's head; the offsets in it point into raw. Both are
 	// borrowed, until the body is read.
@@ -119,8 +119,13 @@ type Conn interface {
 	// Release ends the request; what is left of it is given up. It returns the
 	// error of a request body that broke off, if one did.
 	Release() error
-	// Hijack gives the connection away after a 101, which comes only where the
-	// protocol has it; early is what has come behind the head. It is called
-	// instead of Release. It counts as open until done is called.
+}
+
+// Hijacker is a Conn whose protocol can switch to another one.
+type Hijacker interface {
+	Conn
+	// Hijack gives the connection away after a 101; early is what has come behind
+	// the head. It is called instead of Release. It counts as open until done is
+	// called.
 	Hijack() (nc net.Conn, early []byte, done func())
 }

@@ -1,0 +1,144 @@
+package http2
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// pingTimeout is how long a connection may stay silent after a request on it
+// has timed out; Go's and Envoy's clients wait 15 s for an answer to a PING,
+// but not after a timeout.
+const pingTimeout = 5 * time.Second
+
+// link is one connection.
+type link struct {
+	pool   *Pool
+	client *http.ClientConn
+	socket *socket
+	used   atomic.Bool
+	active int // requests; guarded by Pool.mu
+	// suspect says that a request has timed out while nothing at all was heard.
+	suspect atomic.Bool
+}
+
+// close ends the connection, whatever is going on there.
+func (l *link) close() {
+	// net/http first, so that requests learn why; it reports nothing.
+	_ = l.client.Close()
+	_ = l.socket.Close()
+}
+
+// silent is called when a request that began at since has timed out. net/http
+// asks the endpoint then by a PING; without an answer the connection is dead.
+func (l *link) silent(since int64) {
+	if l.socket.heard.Load() > since || !l.suspect.CompareAndSwap(false, true) {
+		return
+	}
+	time.AfterFunc(pingTimeout, func() {
+		l.suspect.Store(false)
+		if l.socket.heard.Load() > since {
+			l.pool.freed()
+			return
+		}
+		l.close()
+	})
+}
+
+// socket is a connection that tells what net/http does not: when something was
+// last heard, when the endpoint's SETTINGS have come, and when it is closed.
+type socket struct {
+	net.Conn
+
+	lost    func()
+	heard   atomic.Int64 // Unix nanoseconds
+	settled chan struct{}
+	closed  chan struct{}
+	once    sync.Once
+
+	// The reader's own.
+	first [9]byte // the header of the first frame
+	got   int
+	ready bool
+	http1 atomic.Bool // what came first was a reply in HTTP/1
+}
+
+func newSocket(nc net.Conn) *socket {
+	s := &socket{Conn: nc, settled: make(chan struct{}), closed: make(chan struct{})}
+	s.heard.Store(time.Now().UnixNano())
+	return s
+}
+
+// Read implements net.Conn. net/http reads on only when it has dealt with
+// everything before.
+func (s *socket) Read(p []byte) (int, error) {
+	if !s.ready && s.got >= len(s.first) && s.got >= len(s.first)+s.firstLength() {
+		s.ready = true
+		close(s.settled)
+	}
+	n, err := s.Conn.Read(p)
+	if n > 0 {
+		s.heard.Store(time.Now().UnixNano())
+		if !s.ready {
+			if s.got < len(s.first) {
+				copy(s.first[s.got:], p[:n])
+			}
+			s.got += n
+			s.http1.Store(bytes.HasPrefix(s.first[:], []byte("HTTP/1.")))
+		}
+	}
+	return n, err
+}
+
+func (s *socket) firstLength() int {
+	return int(s.first[0])<<16 | int(s.first[1])<<8 | int(s.first[2])
+}
+
+// Close implements net.Conn.
+func (s *socket) Close() error {
+	err := s.Conn.Close()
+	s.once.Do(func() {
+		close(s.closed)
+		if s.lost != nil {
+			s.lost()
+		}
+	})
+	return err
+}
+
+// over reports that the connection has been closed.
+func (s *socket) over() bool {
+	select {
+	case <-s.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+var (
+	errNotHTTP2 = errors.New("the endpoint does not speak HTTP/2: it answered in HTTP/1")
+	errEnded    = errors.New("the endpoint closed the connection instead of sending SETTINGS")
+)
+
+// settle waits for the endpoint's SETTINGS, which show that it speaks HTTP/2
+// and how many streams it takes.
+func (s *socket) settle(ctx context.Context) error {
+	select {
+	case <-s.settled:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("no SETTINGS from the endpoint: %w", ctx.Err())
+	case <-s.closed:
+		if s.http1.Load() {
+			return errNotHTTP2
+		}
+		return errEnded
+	}
+}

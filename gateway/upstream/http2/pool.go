@@ -1,0 +1,243 @@
+package http2
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
+	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
+)
+
+// Settings of a pool. Only Address is required.
+type Settings struct {
+	// Address is HOST:PORT.
+	Address string
+	// Scheme is what requests say about the way they came; empty means "http".
+	Scheme string
+	// DialTimeout bounds connecting, up to the endpoint's SETTINGS; 0 means 5 s.
+	DialTimeout time.Duration
+	// IdleTimeout closes connections unused for that long; 0 means 50 s.
+	IdleTimeout time.Duration
+	// KeepNone closes a connection as soon as it has no request.
+	KeepNone bool
+	// Limits of a reply head; zero means 64 KiB and 200 fields.
+	Limits wire.Limits
+	// Window is how much of a reply may come before somebody reads it; 0 means
+	// 512 KiB. It bounds what a slow client costs in memory, and by that what a
+	// distant endpoint can send in one round trip.
+	Window int
+	// Limiter bounds the connections of several pools together; nil: no limit.
+	Limiter transport.Limiter
+	// Manager is shared by the pools of a node; nil: one of its own.
+	Manager *Manager
+	// Dial replaces the plain TCP dialer. It must bring about a connection on
+	// which HTTP/2 can be spoken at once.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+const (
+	defaultWindow = 512 << 10
+	// userTimeout is how long what was sent may stay unacknowledged by the
+	// endpoint's host. Shorter than what Linux takes to give up (about 15
+	// minutes), longer than a network needs to find another way.
+	userTimeout = 20 * time.Second
+)
+
+// Pool is the connections to one endpoint. A request goes to the one with the
+// fewest. Safe for concurrent use.
+type Pool struct {
+	settings Settings
+	manager  *Manager
+	room     *room // nil: no limit
+	client   *http.Transport
+	streams  sync.Pool // of *Conn
+	open     atomic.Int64
+
+	connects, failures atomic.Uint64 // dials that worked, and those that did not
+
+	mu     sync.Mutex // guards what follows and link.active; taken before room's and net/http's
+	links  []*link
+	dial   *dial // under way
+	closed bool
+}
+
+var (
+	_ transport.Pool = (*Pool)(nil)
+	_ transport.Conn = (*Conn)(nil)
+)
+
+// NewPool makes a pool. It opens nothing and starts nothing.
+func NewPool(s Settings) *Pool {
+	if s.Scheme == "" {
+		s.Scheme = "http"
+	}
+	if s.DialTimeout <= 0 {
+		s.DialTimeout = 5 * time.Second
+	}
+	if s.IdleTimeout <= 0 {
+		s.IdleTimeout = 50 * time.Second
+	}
+	if s.Limits.Head <= 0 {
+		s.Limits.Head = 64 << 10
+	}
+	if s.Limits.Fields <= 0 {
+		s.Limits.Fields = 200
+	}
+	if s.Window <= 0 {
+		s.Window = defaultWindow
+	}
+	if s.Manager == nil {
+		s.Manager = NewManager()
+	}
+	if s.Dial == nil {
+		d := &net.Dialer{KeepAlive: 30 * time.Second}
+		s.Dial = d.DialContext
+	}
+	p := &Pool{settings: s, manager: s.Manager}
+	p.streams.New = func() any { return newConn(p) }
+	p.client = newClient(&s)
+	if s.Limiter != nil {
+		p.room = s.Manager.join(s.Limiter, p)
+	}
+	return p
+}
+
+// newClient is net/http's side. It speaks only HTTP/2, on connections that the
+// pool has made.
+func newClient(s *Settings) *http.Transport {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true) // encrypted or not is settled by then
+	return &http.Transport{
+		Protocols:              protocols,
+		DialContext:            dialled,
+		DisableCompression:     true,
+		IdleConnTimeout:        s.IdleTimeout,
+		MaxResponseHeaderBytes: int64(s.Limits.Head),
+		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerStream: s.Window,
+			WriteByteTimeout:          userTimeout,
+		},
+	}
+}
+
+type socketKey struct{}
+
+// dialled implements http.Transport.DialContext.
+func dialled(ctx context.Context, _, _ string) (net.Conn, error) {
+	return ctx.Value(socketKey{}).(*socket), nil
+}
+
+// Counts implements upstream.CountingPool.
+func (p *Pool) Counts() (open int, connects, failures uint64) {
+	return int(p.open.Load()), p.connects.Load(), p.failures.Load()
+}
+
+// Close implements transport.Pool.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	p.closed = true
+	idle := p.takeIdle()
+	p.mu.Unlock()
+	if p.room != nil {
+		p.manager.part(p.room, p)
+	}
+	for _, l := range idle {
+		l.close()
+	}
+}
+
+// takeIdle removes the links without requests. p.mu is held.
+func (p *Pool) takeIdle() (idle []*link) {
+	kept := p.links[:0]
+	for _, l := range p.links {
+		if l.active == 0 {
+			idle = append(idle, l)
+		} else {
+			kept = append(kept, l)
+		}
+	}
+	clear(p.links[len(kept):])
+	p.links = kept
+	return idle
+}
+
+// Get implements transport.Pool: it reserves a stream. A connection that failed
+// takes no more requests, so that fresh asks for nothing special.
+func (p *Pool) Get(call *transport.Call, _ bool) (transport.Conn, error) {
+	p.mu.Lock()
+	l := p.reserve()
+	p.mu.Unlock()
+	if l == nil {
+		var err error
+		if l, err = p.wait(call); err != nil {
+			return nil, err
+		}
+	}
+	c := p.streams.Get().(*Conn)
+	c.link, c.reused = l, l.used.Swap(true)
+	return c, nil
+}
+
+// reserve takes a stream of the connection with the fewest requests; nil if
+// there is none to be had. p.mu is held.
+func (p *Pool) reserve() *link {
+	var best *link
+	for _, l := range p.links {
+		if (best == nil || l.active < best.active) && !l.suspect.Load() && l.client.Available() > 0 {
+			best = l
+		}
+	}
+	if best == nil || best.client.Reserve() != nil {
+		return nil
+	}
+	best.active++
+	return best
+}
+
+// done gives a stream's place back.
+func (p *Pool) done(l *link) {
+	p.mu.Lock()
+	l.active--
+	end := l.active == 0 && (p.closed || p.settings.KeepNone)
+	if end {
+		p.forget(l)
+	}
+	p.mu.Unlock()
+	if end {
+		l.close()
+	}
+	p.freed()
+}
+
+// freed tells whoever waits that a stream may be had.
+func (p *Pool) freed() {
+	if p.room != nil {
+		p.room.wake(p)
+	}
+}
+
+// forget takes l out of the list. p.mu is held.
+func (p *Pool) forget(l *link) {
+	for i, o := range p.links {
+		if o == l {
+			p.links = append(p.links[:i], p.links[i+1:]...)
+			return
+		}
+	}
+}
+
+// lost is called once for each link, when its connection has been closed.
+func (p *Pool) lost(l *link) {
+	p.mu.Lock()
+	p.forget(l)
+	p.mu.Unlock()
+	p.open.Add(-1)
+	p.manager.remove(l)
+	if p.room != nil {
+		p.room.release()
+	}
+}

@@ -1,0 +1,26 @@
+package http2
+
+import (
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// limitSilence has TCP end a connection when what was sent is not acknowledged
+// for so long.
+func limitSilence(nc net.Conn, d time.Duration) {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // TLS
+		nc = t.NetConn()
+	}
+	t, ok := nc.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	if rc, err := t.SyscallConn(); err == nil {
+		_ = rc.Control(func(fd uintptr) {
+			// Where the kernel does not know it, its own, longer limit stays.
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+		})
+	}
+}
