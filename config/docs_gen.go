@@ -229,7 +229,7 @@ var docs = map[string]string{
 	"config.Upstream.HealthCheck":                 "Probes. Absent: none.",
 	"config.Upstream.LoadBalancer":                "How an endpoint is chosen.",
 	"config.Upstream.OutlierDetection":            "Learn from failures of real requests.",
-	"config.Upstream.Protocol":                    "What the endpoints speak.",
+	"config.Upstream.Protocol":                    "What the endpoints speak: HTTP/1.1, or HTTP/2 in clear text, which gRPC servers without TLS do. Over HTTP/2 many requests share a connection, each of them is balanced for itself, and protocols cannot be upgraded (WebSocket).",
 	"config.ValueMatch":                           "Written as the exact value or in full.",
 	"config.ValueMatch.Exact":                     "The whole value.",
 	"config.ValueMatch.Prefix":                    "How the value begins.",

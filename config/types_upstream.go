@@ -8,8 +8,10 @@ type Upstream struct {
 	Endpoints []Endpoint `yaml:"endpoints"`
 	// NAME:PORT whose addresses are the endpoints, resolved again and again.
 	DNS *DNS `yaml:"dns"`
-	// What the endpoints speak.
-	Protocol string `yaml:"protocol" enum:"http1" default:"http1"`
+	// What the endpoints speak: HTTP/1.1, or HTTP/2 in clear text, which gRPC
+	// servers without TLS do. Over HTTP/2 many requests share a connection, each
+	// of them is balanced for itself, and protocols cannot be upgraded (WebSocket).
+	Protocol string `yaml:"protocol" enum:"http1,h2c" default:"http1"`
 	// How an endpoint is chosen.
 	LoadBalancer LoadBalancer `yaml:"load_balancer"`
 	// Probes. Absent: none.

@@ -16,6 +16,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http2"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
 )
@@ -34,14 +35,15 @@ type Settings struct {
 type Compiler struct {
 	settings  Settings
 	factories map[string]plugins.Factory
-	manager   *http1.Manager // keeps time for all upstream connections
+	http1     *http1.Manager // of all upstream connections
+	http2     *http2.Manager
 	observers sync.Map       // upstream name → *observer
 	changes   atomic.Uint64  // of certificates
 }
 
 // New returns a compiler; two plugins of one name are an error.
 func New(s Settings) (*Compiler, error) {
-	c := &Compiler{settings: s, factories: map[string]plugins.Factory{}, manager: http1.NewManager()}
+	c := &Compiler{settings: s, factories: map[string]plugins.Factory{}, http1: http1.NewManager(), http2: http2.NewManager()}
 	for _, f := range s.Plugins {
 		if _, twice := c.factories[f.Name]; twice {
 			return nil, fmt.Errorf("two plugins are called %q", f.Name)
@@ -52,7 +54,10 @@ func New(s Settings) (*Compiler, error) {
 }
 
 // Close ends what the snapshots shared. All of them must be retired.
-func (c *Compiler) Close() { c.manager.Close() }
+func (c *Compiler) Close() {
+	c.http1.Close()
+	c.http2.Close()
+}
 
 // Mode says what to do about a unit that cannot be built on this node.
 type Mode int

@@ -12,6 +12,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http2"
 )
 
 const upstreamKey = "upstream/"
@@ -56,7 +57,7 @@ func (b *build) upstreamSettings(name string, c config.Upstream) upstream.Settin
 			MaxConnections: c.CircuitBreaker.MaxConnections, MaxRequests: c.CircuitBreaker.MaxRequests,
 			MaxPending: c.CircuitBreaker.MaxPending, MaxRetries: c.CircuitBreaker.MaxRetries,
 		},
-		PoolKey: digest(c.Connection),
+		PoolKey: digest(c.Connection, c.Protocol),
 		Log:     b.settings.Log,
 	}
 	for _, e := range c.Endpoints {
@@ -71,13 +72,24 @@ func (b *build) upstreamSettings(name string, c config.Upstream) upstream.Settin
 			Interval: h.Interval.D(), Timeout: h.Timeout.D(), Healthy: h.Healthy, Unhealthy: h.Unhealthy, Jitter: h.Jitter,
 		}
 	}
-	s.NewPool = b.pools(name, c.Connection)
+	s.NewPool = b.pools(name, c)
 	s.Observer = b.observer(name)
 	return s
 }
 
-func (b *build) pools(name string, c config.Connection) func(string, *upstream.Breaker) upstream.Pool {
-	log, manager := b.settings.Log, b.manager
+// pools makes the connections of endpoints by what these speak.
+func (b *build) pools(name string, u config.Upstream) func(string, *upstream.Breaker) upstream.Pool {
+	c := u.Connection
+	if u.Protocol == "h2c" {
+		manager := b.http2
+		return func(address string, breaker *upstream.Breaker) upstream.Pool {
+			return http2.NewPool(http2.Settings{
+				Address: address, DialTimeout: c.Timeout.D(), IdleTimeout: c.Idle.D(), KeepNone: c.MaxIdle == 0,
+				Limiter: breaker, Manager: manager,
+			})
+		}
+	}
+	log, manager := b.settings.Log, b.http1
 	return func(address string, breaker *upstream.Breaker) upstream.Pool {
 		maxIdle := c.MaxIdle
 		if maxIdle == 0 {
