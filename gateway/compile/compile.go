@@ -37,8 +37,8 @@ type Compiler struct {
 	factories map[string]plugins.Factory
 	http1     *http1.Manager // of all upstream connections
 	http2     *http2.Manager
-	observers sync.Map       // upstream name → *observer
-	changes   atomic.Uint64  // of certificates
+	observers sync.Map      // upstream name → *observer
+	changes   atomic.Uint64 // of certificates
 }
 
 // New returns a compiler; two plugins of one name are an error.
