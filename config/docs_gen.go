@@ -187,7 +187,7 @@ var docs = map[string]string{
 	"config.Retries.BudgetPercent":                "Retries at once as a share of requests at once; at least 3 always may.",
 	"config.Retries.BufferBody":                   "Request bodies up to this size are kept so that they can be sent again.",
 	"config.Retries.NonIdempotent":                "Also retry POST, PATCH and other methods that are not idempotent.",
-	"config.Retries.On":                           "connect_failure, reset, timeout, or a status (\"503\", \"5xx\"). Default: connect_failure and reset.",
+	"config.Retries.On":                           "connect_failure, reset, timeout, a status (\"503\", \"5xx\"), or how a gRPC call ends before its first message: grpc_unavailable, grpc_resource_exhausted, grpc_internal, grpc_deadline_exceeded, grpc_cancelled; these hold although a call is a POST. Default: connect_failure and reset.",
 	"config.Retries.PerTry":                       "Time for one try; 0s: only the request's.",
 	"config.Rewrite":                              "Changes what the upstream is asked for.",
 	"config.Rewrite.Host":                         "Host header sent: a host, \"upstream\" for the endpoint's address, or empty to keep the client's.",

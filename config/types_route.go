@@ -157,7 +157,7 @@ type Timeouts struct {
 type Retries struct {
 	// Tries after the first; 0: none.
 	Attempts int `yaml:"attempts" default:"1" min:"0" max:"10"`
-	// connect_failure, reset, timeout, or a status ("503", "5xx"). Default: connect_failure and reset.
+	// connect_failure, reset, timeout, a status ("503", "5xx"), or how a gRPC call ends before its first message: grpc_unavailable, grpc_resource_exhausted, grpc_internal, grpc_deadline_exceeded, grpc_cancelled; these hold although a call is a POST. Default: connect_failure and reset.
 	On []string `yaml:"on"`
 	// Time for one try; 0s: only the request's.
 	PerTry unit.Duration `yaml:"per_try" default:"0s"`

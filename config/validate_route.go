@@ -73,11 +73,12 @@ func (v *validator) tries(r *Route, a *at) {
 	}
 	for i, on := range r.Retries.On {
 		switch on {
-		case "connect_failure", "reset", "timeout", "5xx":
+		case "connect_failure", "reset", "timeout", "5xx",
+			"grpc_cancelled", "grpc_deadline_exceeded", "grpc_internal", "grpc_resource_exhausted", "grpc_unavailable":
 			continue
 		}
 		if n, ok := status(on); !ok || n < 400 {
-			a.p().Add(index("retries.on", i), "must be connect_failure, reset, timeout, 5xx or a status from 400 to 599, got %q", on)
+			a.p().Add(index("retries.on", i), "must be connect_failure, reset, timeout, 5xx, a status from 400 to 599, grpc_unavailable, grpc_resource_exhausted, grpc_internal, grpc_deadline_exceeded or grpc_cancelled, got %q", on)
 		}
 	}
 	if r.Mirror != nil && !v.exists("upstream", r.Mirror.Upstream) {

@@ -84,6 +84,9 @@ func (f *forward) run() (kept bool, err error) {
 	f.takeBody()
 	f.first = time.Now()
 	f.bound(f.first)
+	if f.late() {
+		return false, errLate
+	}
 	hedge := p.settings.Hedge > 0 && f.again && !f.body.some
 	for {
 		l := &f.leg
@@ -95,11 +98,12 @@ func (f *forward) run() (kept bool, err error) {
 			why = f.try(l)
 		}
 		if why == nil {
-			if !p.settings.Retries.On.Status(l.status()) || !f.mayRepeat(l, nil) {
+			worth, call := f.worthReply(l)
+			if !worth || !f.mayRepeat(l, nil, call) {
 				return f.deliver(l)
 			}
 			l.drop()
-		} else if !p.worth(why) || !f.mayRepeat(l, why) {
+		} else if !p.worth(why) || !f.mayRepeat(l, why, false) {
 			return false, f.refusal(why)
 		}
 		if err := p.backOff(f.e, f.tries); err != nil {
@@ -110,8 +114,10 @@ func (f *forward) run() (kept bool, err error) {
 
 // bound sets the request's deadline once its body is at hand.
 func (f *forward) bound(now time.Time) {
-	if d := f.proxy.settings.Timeouts.Request; d > 0 && f.body.stream == nil && f.e.Deadline.IsZero() {
-		f.e.Deadline = now.Add(d)
+	if d := f.proxy.settings.Timeouts.Request; d > 0 && f.body.stream == nil {
+		if by := now.Add(d); f.e.Deadline.IsZero() || by.Before(f.e.Deadline) {
+			f.e.Deadline = by
+		}
 	}
 }
 
@@ -122,8 +128,9 @@ func (p *Proxy) worth(why error) bool {
 }
 
 // mayRepeat asks whether another try is possible, and takes what it needs. why
-// is nil where the try brought a reply.
-func (f *forward) mayRepeat(l *leg, why error) bool {
+// is nil where the try brought a reply; call says that it was one to a gRPC call
+// which the route retries for its status.
+func (f *forward) mayRepeat(l *leg, why error, call bool) bool {
 	p := f.proxy
 	if f.tries > p.settings.Retries.Attempts || f.e.Front.ReplyBytes() > 0 {
 		return false
@@ -138,7 +145,7 @@ func (f *forward) mayRepeat(l *leg, why error) bool {
 	} else if why == nil {
 		read = l.conn.BodyRead()
 	}
-	if !unsent && !f.again || !f.rewind(unsent, read) {
+	if !unsent && !f.again && !call || !f.rewind(unsent, read) {
 		return false
 	}
 	if unsent || f.retry {
@@ -197,7 +204,7 @@ func (f *forward) takeBody() {
 		}
 	}
 	f.body = body{stream: stream, length: int64(req.Header.ContentLength()), some: true}
-	f.tee = tee{kept: f.tee.kept[:0], limit: s.BufferBody, over: !f.again || s.Attempts == 0}
+	f.tee = tee{kept: f.tee.kept[:0], limit: s.BufferBody, over: !f.again && !f.mayRetryCall() || s.Attempts == 0}
 }
 
 // refusal turns a try's failure into what the client gets.

@@ -36,6 +36,8 @@ type finished struct {
 	refusal  *reason.Refusal
 	upstream exchange.UpstreamInfo
 	stream   bool
+	rpc      exchange.RPC
+	message  string // rpc's, kept
 }
 
 // gateway is a real server with one route: plugins and the proxy under test.
@@ -60,7 +62,7 @@ func (g *gateway) Finish(e *exchange.Exchange) {
 		return
 	}
 	g.mu.Lock()
-	g.done = append(g.done, finished{e.Refusal, e.Upstream, e.Stream})
+	g.done = append(g.done, finished{e.Refusal, e.Upstream, e.Stream, e.RPC, string(e.RPC.Message)})
 	g.mu.Unlock()
 	select {
 	case g.ended <- struct{}{}:

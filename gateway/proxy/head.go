@@ -80,6 +80,11 @@ func (f *forward) appendFields(o []byte, l *leg, q *fasthttp.RequestHeader) (_ [
 				o = f.appendCookie(o, v)
 				continue
 			}
+		case 12:
+			if !f.e.RPC.Deadline.IsZero() && wire.EqualFold(k, "grpc-timeout") {
+				o = f.appendTimeLeft(o)
+				continue
+			}
 		case 11:
 			if traced && wire.EqualFold(k, "traceparent") {
 				continue

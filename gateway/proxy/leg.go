@@ -20,6 +20,9 @@ type leg struct {
 	began time.Time
 	span  telemetry.Span
 	note  Try
+	// health is the status that stands for the reply where endpoints are judged;
+	// 0: its own.
+	health int
 }
 
 // try chooses an endpoint, sends the request and waits for the reply's head.
@@ -43,7 +46,7 @@ func (f *forward) start(l *leg) error {
 	f.tries++
 	u := &f.e.Upstream
 	u.Endpoint, u.Attempts = ep.Address, f.tries
-	l.ep, l.conn, l.began = ep, nil, f.first
+	l.ep, l.conn, l.began, l.health = ep, nil, f.first, 0
 	if f.tries > 1 {
 		l.began = time.Now()
 	}
@@ -69,7 +72,7 @@ func (f *forward) prepare(l *leg) {
 		Deadline: f.e.Deadline, Idle: s.Timeouts.Idle,
 	}
 	if f.body.stream != nil {
-		c.Deadline, c.Answer = time.Time{}, shorter(s.Timeouts.Request, s.Timeouts.PerTry)
+		c.Deadline, c.Answer = f.e.RPC.Deadline, shorter(s.Timeouts.Request, s.Timeouts.PerTry)
 	} else if d := s.Timeouts.PerTry; d > 0 {
 		if by := l.began.Add(d); c.Deadline.IsZero() || by.Before(c.Deadline) {
 			c.Deadline = by
@@ -143,10 +146,17 @@ func (f *forward) finish(l *leg, err error) error {
 	u := &f.e.Upstream
 	u.Reused = l.note.Reused
 	if err != nil {
-		l.note.Failure = failureOf(err)
+		if l.note.Failure = failureOf(err); l.note.Failure == upstream.FailedTimeout && f.late() {
+			l.note.Failure = upstream.NotTried // it was the caller who gave no more time
+		}
 		l.end(upstream.Result{Failure: l.note.Failure}, err)
 	} else {
 		l.note.Status = l.status()
+		if f.isCall() {
+			if c, ok := l.headStatus(); ok {
+				l.health = f.healthOf(c)
+			}
+		}
 		u.Took = l.began.Sub(f.first) + l.note.Latency
 	}
 	if o := f.proxy.settings.Observer; o != nil {
@@ -192,8 +202,8 @@ func (l *leg) switched(head *wire.RespHead) (transport.Hijacker, bool) {
 // end gives the endpoint back and closes the span.
 func (l *leg) end(r upstream.Result, err error) {
 	if l.span != nil {
-		if r.Status != 0 {
-			l.span.SetInt("http.response.status_code", int64(r.Status))
+		if l.note.Status != 0 {
+			l.span.SetInt("http.response.status_code", int64(l.note.Status))
 		}
 		if err != nil {
 			l.span.Fail(err.Error())
@@ -206,7 +216,11 @@ func (l *leg) end(r upstream.Result, err error) {
 
 // result is that of a try which brought a reply.
 func (l *leg) result() upstream.Result {
-	return upstream.Result{Status: l.note.Status, Latency: l.note.Latency}
+	status := l.note.Status
+	if l.health != 0 {
+		status = l.health
+	}
+	return upstream.Result{Status: status, Latency: l.note.Latency}
 }
 
 // drop gives up a reply that another try is to better.

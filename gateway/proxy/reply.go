@@ -5,8 +5,10 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
 
@@ -24,6 +26,7 @@ func (f *forward) deliver(l *leg) (kept bool, err error) {
 	u.Status = head.Status
 	out.SetStatusCode(head.Status)
 	f.copyFields(head, raw)
+	f.e.NoteHead(&out.Header)
 	if s := f.backend.sticky; s != nil && f.pick.Prefer != l.ep.ID() {
 		s.remember(f.ctx, l.ep)
 	}
@@ -49,6 +52,12 @@ func (f *forward) deliver(l *leg) (kept bool, err error) {
 	}
 	l.conn.Unbounded()
 	s := &stream{f: f, l: l}
+	if f.isCall() && f.e.Stream {
+		s.call = true
+		if d := f.e.RPC.Deadline; !d.IsZero() {
+			s.timer = time.AfterFunc(time.Until(d), s.expire)
+		}
+	}
 	f.e.Hold(s, 0)
 	out.SetBodyStream(s, int(l.conn.Length()))
 	return true, nil
@@ -135,6 +144,10 @@ type stream struct {
 	f    *forward
 	l    *leg
 	held atomic.Bool
+	call bool // a gRPC call's
+	late atomic.Bool
+	// timer ends a call when the caller's time is over; nil without one.
+	timer *time.Timer
 
 	reading sync.Mutex // held while reading and ending; taken before state
 	state   sync.Mutex // guards over
@@ -170,11 +183,25 @@ func (s *stream) Read(p []byte) (int, error) {
 	if err == io.EOF {
 		if t := s.l.conn.Trailers(); len(t) > 0 {
 			e.Front.ReplyTrailers(t)
+			e.NoteTrailers(t)
+			if e.RPC.Known {
+				s.l.health = s.f.healthOf(e.RPC.Code)
+			}
 		}
 		s.end(nil)
 		return n, io.EOF
 	}
+	blame := err
 	err = s.f.refusal(err)
+	if s.late.Load() {
+		err = errLate
+	}
+	if s.call && !errors.Is(err, reason.ClientGone) {
+		_ = e.Refuse(err)
+		s.fail(err)
+		s.end(blame)
+		return n, io.EOF
+	}
 	if !s.held.Load() {
 		// Whatever becomes of the error on its way to the client, the reply
 		// must not look complete.
@@ -218,6 +245,9 @@ func (s *stream) end(err error) {
 	s.over = true
 	s.state.Unlock()
 	f, l := s.f, s.l
+	if s.timer != nil {
+		s.timer.Stop()
+	}
 	_ = l.conn.Release()
 	r := l.result()
 	if err != nil {

@@ -37,10 +37,12 @@ type RetryOn struct {
 	ConnectFailure, Reset, Timeout bool
 
 	statuses [600/64 + 1]uint64
+	calls    uint32 // bits by gRPC code
 }
 
 // ParseRetryOn reads the words of the config: connect_failure, reset, timeout,
-// a status ("503") or a class of them ("5xx"). None at all means
+// a status ("503"), a class of them ("5xx"), or a status of gRPC
+// ("grpc_unavailable"). None at all means
 // connect_failure and reset. The error tells all words that are not known.
 func ParseRetryOn(words []string) (RetryOn, error) {
 	var on RetryOn
@@ -49,6 +51,12 @@ func ParseRetryOn(words []string) (RetryOn, error) {
 	}
 	var errs []error
 	for _, w := range words {
+		if strings.HasPrefix(w, "grpc_") {
+			if err := on.addCall(w); err != nil {
+				errs = append(errs, err)
+			}
+			continue
+		}
 		switch w {
 		case "connect_failure":
 			on.ConnectFailure = true
@@ -59,7 +67,7 @@ func ParseRetryOn(words []string) (RetryOn, error) {
 		default:
 			from, to, ok := statusRange(w)
 			if !ok {
-				errs = append(errs, fmt.Errorf("%q is not known; known: connect_failure, reset, timeout, a status (503), a class (5xx)", w))
+				errs = append(errs, fmt.Errorf("%q is not known; known: connect_failure, reset, timeout, a status (503), a class (5xx), a status of gRPC (grpc_unavailable)", w))
 			}
 			for s := from; s <= to && ok; s++ {
 				on.statuses[s/64] |= 1 << (s % 64)
