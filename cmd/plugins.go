@@ -6,6 +6,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/plugins/authorize"
 	"github.com/gatehouse-proxy/gatehouse/plugins/basicauth"
 	"github.com/gatehouse-proxy/gatehouse/plugins/bodylimit"
+	"github.com/gatehouse-proxy/gatehouse/plugins/clientcert"
 	"github.com/gatehouse-proxy/gatehouse/plugins/compress"
 	"github.com/gatehouse-proxy/gatehouse/plugins/concurrencylimit"
 	"github.com/gatehouse-proxy/gatehouse/plugins/cors"
@@ -38,6 +39,7 @@ func builtin(engines *waf.Pool, sink waf.Sink) []plugins.Factory {
 		apikey.Factory().NeedsConsumers(),
 		basicauth.Factory().NeedsConsumers(),
 		jwt.Factory().NeedsConsumers(),
+		clientcert.Factory(),
 		authorize.Factory(),
 		forwardauth.Factory().NeedsConsumers(),
 		compress.Factory(),

@@ -109,6 +109,10 @@ type Listener struct {
 	Protocol string `yaml:"protocol" enum:"http" default:"http"`
 	// Speak TLS. Absent: plain text.
 	TLS *ListenerTLS `yaml:"tls"`
+	// Answer every request over plain HTTP with a redirect to https, before any
+	// route or plugin; true, or {port, status}. What a trusted proxy says came by
+	// https goes its ordinary way.
+	RedirectToHTTPS *HTTPSRedirect `yaml:"redirect_to_https"`
 	// The PROXY protocol, spoken by balancers in front. Absent: not spoken.
 	ProxyProtocol *ProxyProtocol `yaml:"proxy_protocol"`
 	// Peers whose Forwarded or X-Forwarded-* headers are believed. Where a PROXY

@@ -1,6 +1,10 @@
 package config
 
-import "github.com/gatehouse-proxy/gatehouse/config/unit"
+import (
+	"errors"
+
+	"github.com/gatehouse-proxy/gatehouse/config/unit"
+)
 
 // Certificate is a certificate with its private key, from files. They are read
 // again when they change; what cannot be used leaves the last good one in use.
@@ -36,6 +40,24 @@ type ListenerTLS struct {
 	HandshakesPerClient *HandshakeRate `yaml:"handshakes_per_client"`
 	// Tickets let clients resume a session at a fraction of the cost.
 	SessionTickets SessionTickets `yaml:"session_tickets"`
+}
+
+// HTTPSRedirect is where requests over plain HTTP are sent: host, path and query
+// stay as requested. Its short form is true.
+type HTTPSRedirect struct {
+	// The port that clients reach https by.
+	Port int `yaml:"port" default:"443" min:"1" max:"65535"`
+	// 308 and 307 keep the method, 301 and 302 may turn POST into GET; browsers
+	// remember 301 and 308.
+	Status int `yaml:"status" enum:"301,302,307,308" default:"308"`
+}
+
+// UnmarshalText reads the short form.
+func (*HTTPSRedirect) UnmarshalText(text []byte) error {
+	if string(text) != "true" {
+		return errors.New("must be true, or a map with port and status; remove the key to switch it off")
+	}
+	return nil
 }
 
 // HandshakeRate is a limit of full handshakes, which cost up to a hundred times

@@ -10,6 +10,8 @@ type Consumer struct {
 	Groups []string `yaml:"groups"`
 	// For basic_auth. The user name defaults to the consumer's name.
 	BasicAuth *BasicCredential `yaml:"basic_auth"`
+	// For client_certificate.
+	Certificates ConsumerCertificates `yaml:"certificates"`
 	// Free text for plugins and logs.
 	Metadata map[string]string `yaml:"metadata"`
 }
@@ -20,6 +22,17 @@ type BasicCredential struct {
 	Username string `yaml:"username"`
 	// bcrypt ($2b$…) or argon2id ($argon2id$…); see gatehouse hash-password.
 	PasswordHash unit.Secret `yaml:"password_hash" required:"true"`
+}
+
+// ConsumerCertificates are what a consumer's client certificates are known by;
+// any one is enough. Listeners verify the certificates themselves.
+type ConsumerCertificates struct {
+	// Distinguished names in the form of RFC 2253: "CN=billing,O=Example".
+	Subjects []string `yaml:"subjects"`
+	// SPIFFE IDs: "spiffe://example.internal/ns/default/sa/billing".
+	SPIFFEIDs []string `yaml:"spiffe_ids"`
+	// SHA-256 of the certificate: "sha256:HEX".
+	Fingerprints []string `yaml:"fingerprints"`
 }
 
 // WAF is policies and virtual patches.

@@ -12,6 +12,7 @@ import (
 // consumers checks credentials, and that no two consumers share one.
 func (v *validator) consumers(p *problem.List) {
 	keys, users := make(map[string]string), make(map[string]string)
+	certificates := owners{}
 	for name, c := range each(v.c.Consumers) {
 		cp := under(p, "consumers", name)
 		cp.Check(isName(name), "", "a consumer's name %s", nameRule)
@@ -29,6 +30,7 @@ func (v *validator) consumers(p *problem.List) {
 		for i, g := range c.Groups {
 			cp.Check(isName(g), index("groups", i), "%s, got %q", nameRule, g)
 		}
+		certificates.check(c.Certificates, name, cp.Under("certificates"))
 		if b := c.BasicAuth; b != nil {
 			user := b.Username
 			if user == "" {
@@ -45,6 +47,38 @@ func (v *validator) consumers(p *problem.List) {
 		}
 	}
 }
+
+// owners are the consumers whose certificates are known by something.
+type owners map[string]string
+
+// check makes sure that no certificate can be two consumers'.
+func (o owners) check(c ConsumerCertificates, consumer string, p *problem.List) {
+	for _, list := range []struct {
+		key    string
+		values []string
+		valid  func(string) bool
+		want   string
+	}{
+		{"subjects", c.Subjects, func(s string) bool { return strings.Contains(s, "=") }, `must be a distinguished name such as "CN=billing,O=Example"`},
+		{"spiffe_ids", c.SPIFFEIDs, func(s string) bool { return spiffeID.MatchString(s) }, "must be spiffe://TRUST-DOMAIN/PATH"},
+		{"fingerprints", c.Fingerprints, apiKey.MatchString, "must be sha256: and 64 hexadecimal digits in lower case, the SHA-256 of the certificate"},
+	} {
+		for i, v := range list.values {
+			at := index(list.key, i)
+			if !list.valid(v) {
+				p.Add(at, "%s, got %q", list.want, v)
+				continue
+			}
+			if owner, taken := o[list.key+v]; taken {
+				p.Add(at, "is already listed by consumer %q", owner)
+			}
+			o[list.key+v] = consumer
+		}
+	}
+}
+
+// spiffeID is the syntax of the SPIFFE ID specification, 2.
+var spiffeID = regexp.MustCompile(`^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
 
 var (
 	apiKey = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)

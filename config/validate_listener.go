@@ -27,6 +27,7 @@ func (v *validator) listeners(p *problem.List) {
 		lp := under(p, "listeners", name)
 		lp.Check(isName(name), "", "a listener's name %s", nameRule)
 		v.listenerTLS(l.TLS, lp)
+		lp.Check(l.TLS == nil || l.RedirectToHTTPS == nil, "redirect_to_https", "has no meaning on a listener that speaks TLS itself")
 		if l.Address == "" {
 			lp.Add("address", "must not be empty")
 			continue

@@ -68,19 +68,16 @@ func checkHealth(h *HealthCheck, p *problem.List) {
 
 // attributes are the parts of a request that may be hashed.
 const attributes = "client_ip, method, scheme, host, path, query, route, listener, consumer, subject, request_id, trace_id, " +
+	"tls.version, tls.cipher, tls.server_name, tls.client.subject, tls.client.spiffe_id, tls.client.fingerprint, " +
 	"header.NAME, cookie.NAME, query.NAME or claim.NAME"
 
 func isAttribute(s string) bool {
-	kind, name, named := strings.Cut(s, ".")
-	if !named {
-		for a := range strings.SplitSeq(attributes, ", ") {
-			if a == s {
-				return true
-			}
+	for a := range strings.SplitSeq(attributes, ", ") {
+		if a == s && !strings.HasSuffix(a, ".NAME") {
+			return true
 		}
-		return false
 	}
-	switch kind {
+	switch kind, name, _ := strings.Cut(s, "."); kind {
 	case "header", "cookie":
 		return isToken(name)
 	case "query", "claim":

@@ -15,6 +15,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxy"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/route"
+	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/target"
 )
 
@@ -63,16 +64,24 @@ func (d *door) serve(ctx *fasthttp.RequestCtx, f exchange.Front) {
 		refuse(ctx, e, broken)
 		return
 	}
-	e.Route = l.NoRoute
-	q := route.Query{Host: e.Host, Path: e.Path, Method: ctx.Method(), Header: &ctx.Request.Header, Args: e.Query}
-	if r, ok := l.Routes.Lookup(&q); ok {
-		e.Route = r
-	}
+	e.Route = choose(ctx, e, l)
 	if t := g.settings.Tracer; t != nil {
 		e.Trace, e.Span = t.Begin(&ctx.Request.Header, e.Route.Name)
 	}
 	proxy.SetForwarded(ctx, e, e.Trusted)
 	g.run(ctx)
+}
+
+// choose finds a request's route.
+func choose(ctx *fasthttp.RequestCtx, e *exchange.Exchange, l *snapshot.Listener) *exchange.Route {
+	if l.Redirect != nil && e.Scheme != "https" {
+		return l.Redirect
+	}
+	q := route.Query{Host: e.Host, Path: e.Path, Method: ctx.Method(), Header: &ctx.Request.Header, Args: e.Query}
+	if r, ok := l.Routes.Lookup(&q); ok {
+		return r
+	}
+	return l.NoRoute
 }
 
 // refuse answers a request that gets into no chain.

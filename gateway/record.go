@@ -36,6 +36,12 @@ func (g *Gateway) logRequest(log *accesslog.Log, e *exchange.Exchange, status in
 	if e.Route != nil {
 		r.Route = e.Route.Name
 	}
+	if t := e.TLS; t != nil {
+		r.TLS = accesslog.TLS{
+			Version: t.Version, Cipher: t.Cipher, ServerName: t.ServerName, Resumed: t.Resumed,
+			Subject: t.Subject, SPIFFEID: t.SPIFFEID, Fingerprint: t.Fingerprint,
+		}
+	}
 	if e.Trace.Valid() {
 		at := len(e.Scratch)
 		e.Scratch = hex.AppendEncode(e.Scratch, e.Trace.TraceID[:])
@@ -95,6 +101,10 @@ func endSpan(e *exchange.Exchange, status int, in, out int64) {
 		if c, known := e.RPC.Status(e.Refusal, status); known {
 			r.RPC, r.RPCStatus = "grpc", int(c)
 		}
+	}
+	if t := e.TLS; t != nil {
+		r.TLSVersion, r.TLSCipher, r.ServerName = t.Version, t.Cipher, t.ServerName
+		r.ClientSubject, r.ClientFingerprint = t.Subject, t.Fingerprint
 	}
 	if e.Refusal != nil {
 		r.Reason, r.Detail = e.Refusal.Reason.Name, e.Refusal.Detail

@@ -14,6 +14,9 @@ type Consumer struct {
 	// Username and PasswordHash (bcrypt "$2…" or argon2id "$argon2id$…") are
 	// for basic_auth; empty without one. Username defaults to the name.
 	Username, PasswordHash string
+	// Subjects, SPIFFEIDs and Fingerprints (64 hexadecimal digits) are what
+	// client certificates are known by.
+	Subjects, SPIFFEIDs, Fingerprints []string
 }
 
 // Directory finds consumers by what they present. It never changes.
@@ -21,6 +24,8 @@ type Directory struct {
 	byName map[string]*Consumer
 	byKey  map[[sha256.Size]byte]*Consumer
 	byUser map[string]*Consumer
+	// Of client certificates.
+	bySubject, bySPIFFEID, byFingerprint map[string]*Consumer
 }
 
 // NewDirectory indexes consumers. Config has made sure that names, keys and
@@ -30,11 +35,22 @@ func NewDirectory(list []*Consumer) *Directory {
 		byName: make(map[string]*Consumer, len(list)),
 		byKey:  make(map[[sha256.Size]byte]*Consumer, len(list)),
 		byUser: make(map[string]*Consumer, len(list)),
+
+		bySubject: map[string]*Consumer{}, bySPIFFEID: map[string]*Consumer{}, byFingerprint: map[string]*Consumer{},
 	}
 	for _, c := range list {
 		d.byName[c.Name] = c
 		for _, k := range c.APIKeys {
 			d.byKey[k] = c
+		}
+		for _, s := range c.Subjects {
+			d.bySubject[s] = c
+		}
+		for _, s := range c.SPIFFEIDs {
+			d.bySPIFFEID[s] = c
+		}
+		for _, s := range c.Fingerprints {
+			d.byFingerprint[s] = c
 		}
 		if c.PasswordHash != "" {
 			d.byUser[c.Username] = c
@@ -52,6 +68,18 @@ func (d *Directory) ByAPIKey(key []byte) *Consumer { return d.byKey[sha256.Sum25
 
 // ByUsername finds who signs in by a user name with a password.
 func (d *Directory) ByUsername(name string) *Consumer { return d.byUser[name] }
+
+// ByCertificate finds whose a verified client certificate is: by itself, else
+// by its SPIFFE ID, else by its subject. It is nil for nobody's.
+func (d *Directory) ByCertificate(t *exchange.TLS) *Consumer {
+	if c := d.byFingerprint[t.Fingerprint]; c != nil {
+		return c
+	}
+	if c := d.bySPIFFEID[t.SPIFFEID]; c != nil {
+		return c
+	}
+	return d.bySubject[t.Subject]
+}
 
 // Each calls f for every consumer, in no particular order.
 func (d *Directory) Each(f func(*Consumer)) {

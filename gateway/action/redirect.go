@@ -155,9 +155,9 @@ func (r *Redirect) appendPath(dst []byte, ctx *fasthttp.RequestCtx, e *exchange.
 	return append(dst[:at], clean...), nil
 }
 
-// appendQuery appends a query as sent, but nothing that could end a header or
-// begin a fragment.
-func appendQuery(dst []byte, query string) []byte {
+// appendQuery appends a query, or a path with its query, as sent, but nothing
+// that could end a header or begin a fragment.
+func appendQuery[S ~string | ~[]byte](dst []byte, query S) []byte {
 	const hex = "0123456789ABCDEF"
 	for i := range len(query) {
 		if c := query[i]; c <= 0x20 || c >= 0x7f || c == '#' || c == '"' || c == '<' || c == '>' || c == '\\' {

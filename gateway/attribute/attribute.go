@@ -29,6 +29,12 @@ const (
 	subject
 	requestID
 	traceID
+	tlsVersion
+	tlsCipher
+	tlsServerName
+	clientSubject
+	clientSPIFFEID
+	clientFingerprint
 	header
 	cookie
 	parameter
@@ -53,6 +59,12 @@ var simple = [...]struct {
 	{"subject", subject},
 	{"request_id", requestID},
 	{"trace_id", traceID},
+	{"tls.version", tlsVersion},
+	{"tls.cipher", tlsCipher},
+	{"tls.server_name", tlsServerName},
+	{"tls.client.subject", clientSubject},
+	{"tls.client.spiffe_id", clientSPIFFEID},
+	{"tls.client.fingerprint", clientFingerprint},
 }
 
 var named = [...]struct {
@@ -62,6 +74,7 @@ var named = [...]struct {
 
 // Known lists every attribute as users write it.
 const Known = "client_ip, method, scheme, host, path, query, route, listener, consumer, subject, request_id, trace_id, " +
+	"tls.version, tls.cipher, tls.server_name, tls.client.subject, tls.client.spiffe_id, tls.client.fingerprint, " +
 	"header.NAME, cookie.NAME, query.NAME, claim.NAME"
 
 // Attribute is one part of a request. The zero value is never there. It is
@@ -160,6 +173,11 @@ func (a Attribute) Append(dst []byte, ctx *fasthttp.RequestCtx, e *exchange.Exch
 		return text(dst, e.RequestID)
 	case traceID:
 		return appendTraceID(dst, ctx, e)
+	case tlsVersion, tlsCipher, tlsServerName, clientSubject, clientSPIFFEID, clientFingerprint:
+		if e.TLS == nil {
+			return dst, false
+		}
+		return text(dst, ofTLS(e.TLS, a.kind))
 	case header:
 		return appendHeader(dst, ctx, a.name)
 	case cookie:
@@ -171,6 +189,23 @@ func (a Attribute) Append(dst []byte, ctx *fasthttp.RequestCtx, e *exchange.Exch
 		return appendClaim(dst, e.Identity.Claims, a.name, a.steps)
 	}
 	return dst, false
+}
+
+func ofTLS(t *exchange.TLS, k kind) string {
+	switch k {
+	case tlsVersion:
+		return t.Version
+	case tlsCipher:
+		return t.Cipher
+	case tlsServerName:
+		return t.ServerName
+	case clientSubject:
+		return t.Subject
+	case clientSPIFFEID:
+		return t.SPIFFEID
+	default:
+		return t.Fingerprint
+	}
 }
 
 func text(dst []byte, s string) ([]byte, bool) { return append(dst, s...), s != "" }

@@ -29,6 +29,10 @@ func request() (*fasthttp.RequestCtx, *exchange.Exchange) {
 	e := &exchange.Exchange{
 		Route: &exchange.Route{Name: "users"}, Listener: "web", Scheme: "https", Host: "a.example", Path: "/v1/a%20b",
 		Query: "q=x%20y+z&evil=%0d%0aX:1&q=2", Client: netip.MustParseAddr("2001:db8:1:2:3::4"), RequestID: "rid-1",
+		TLS: &exchange.TLS{
+			Version: "TLS 1.3", Cipher: "TLS_AES_128_GCM_SHA256", ServerName: "a.example",
+			Subject: "CN=alice,O=Example", SPIFFEID: "spiffe://example.internal/alice", Fingerprint: "00ff",
+		},
 		Identity: exchange.Identity{Consumer: &exchange.Consumer{Name: "alice"}, Subject: "sub|1", Claims: map[string]any{
 			"tenant": "t1", "n": float64(12345678), "f": 1.5, "big": float64(1 << 62), "b": true, "num": json.Number("7"), "i": 3, "i64": int64(-4), "u": uint64(5),
 			"exp": time.Unix(1700000000, 5).UTC(), "roles": []any{"x", true, 2.0}, "aud": []string{"p", "q"}, "none": nil, "nested": []any{[]any{"a"}},
@@ -55,6 +59,8 @@ func TestAppend(t *testing.T) {
 		"client_ip": "2001:db8:1:2:3::4", "method": "POST", "scheme": "https", "host": "a.example", "path": "/v1/a%20b",
 		"query": "q=x%20y+z&evil=%0d%0aX:1&q=2", "route": "users", "listener": "web", "consumer": "alice", "subject": "sub|1",
 		"request_id": "rid-1", "trace_id": "0af7651916cd43dd8448eb211c80319c",
+		"tls.version": "TLS 1.3", "tls.cipher": "TLS_AES_128_GCM_SHA256", "tls.server_name": "a.example",
+		"tls.client.subject": "CN=alice,O=Example", "tls.client.spiffe_id": "spiffe://example.internal/alice", "tls.client.fingerprint": "00ff",
 		"header.x-TAG": "one, two", "header.X-Empty": "", "cookie.session": "s%20x", "query.q": "x y z",
 		"claim.tenant": "t1", "claim.n": "12345678", "claim.f": "1.5", "claim.big": "4611686018427388000", "claim.b": "true", "claim.num": "7", "claim.i": "3",
 		"claim.i64": "-4", "claim.u": "5", "claim.exp": "1700000000", "claim.roles": "x,true,2", "claim.aud": "p,q",
@@ -67,7 +73,7 @@ func TestAppend(t *testing.T) {
 	}
 	*e = exchange.Exchange{}
 	ctx.Request.Header.Del("Traceparent")
-	for _, empty := range []string{"client_ip", "scheme", "host", "path", "query", "route", "listener", "consumer", "subject", "request_id", "trace_id", "claim.tenant", "query.q"} {
+	for _, empty := range []string{"client_ip", "scheme", "host", "path", "query", "route", "listener", "consumer", "subject", "request_id", "trace_id", "claim.tenant", "query.q", "tls.version", "tls.client.subject"} {
 		f(empty, "", false)
 	}
 }

@@ -151,6 +151,11 @@ func (c *Compiler) Build(ctx context.Context, cfg *config.Config, src *config.So
 	b.result.Snapshot = snapshot.New(src.Digest(), listeners, b.units)
 	b.result.Upstreams = slices.Sorted(maps.Keys(cfg.Upstreams))
 	b.result.Routes = append(slices.Sorted(maps.Keys(cfg.Routes)), noRoute)
+	for _, l := range listeners {
+		if l.Redirect != nil && !slices.Contains(b.result.Routes, httpsRedirect) {
+			b.result.Routes = append(b.result.Routes, httpsRedirect)
+		}
+	}
 	b.result.Listeners = slices.Sorted(maps.Keys(cfg.Listeners))
 	return b.result, nil
 }

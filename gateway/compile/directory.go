@@ -55,6 +55,10 @@ func consumer(name string, c config.Consumer) *plugins.Consumer {
 		}
 		out.APIKeys = append(out.APIKeys, sum)
 	}
+	out.Subjects, out.SPIFFEIDs = c.Certificates.Subjects, c.Certificates.SPIFFEIDs
+	for _, f := range c.Certificates.Fingerprints {
+		out.Fingerprints = append(out.Fingerprints, strings.TrimPrefix(f, "sha256:"))
+	}
 	if c.BasicAuth != nil {
 		out.Username, out.PasswordHash = c.BasicAuth.Username, c.BasicAuth.PasswordHash.Reveal()
 		if out.Username == "" {

@@ -9,6 +9,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/gateway/action"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxyproto"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
@@ -37,7 +38,7 @@ func (b *build) listeners(routes map[string]*compiled, terminators map[string]*t
 		}
 		out[listenerKey(name, c.Address)] = &snapshot.Listener{
 			Name: name, Address: c.Address, Routes: table, NoRoute: routes[""].route,
-			Proxies: proxies(c.ProxyProtocol), TLS: terminators[name],
+			Redirect: b.redirect(c.RedirectToHTTPS), Proxies: proxies(c.ProxyProtocol), TLS: terminators[name],
 			Rules: target.Rules{
 				KeepEncodedSlashes: c.Path.EncodedSlashes == "keep", MergeSlashes: c.Path.MergeSlashes,
 				RefusePathParams: c.Path.Parameters == "refuse",
@@ -53,6 +54,17 @@ func (b *build) listeners(routes map[string]*compiled, terminators map[string]*t
 		}
 	}
 	return out
+}
+
+// httpsRedirect names, in metrics and logs, what listeners themselves redirect.
+const httpsRedirect = "redirect_to_https"
+
+// redirect has no plugins: nothing of such a request is used.
+func (b *build) redirect(c *config.HTTPSRedirect) *exchange.Route {
+	if c == nil {
+		return nil
+	}
+	return b.assemble(httpsRedirect, nil, httpsRedirect, action.NewHTTPS(c.Port, c.Status).Handle).route
 }
 
 // listenerKey is the address, so that renaming a listener keeps its socket. Of

@@ -21,6 +21,8 @@ type Listener struct {
 	Routes  *route.Table[*exchange.Route]
 	// NoRoute runs when nothing matches: the global plugins, then a refusal.
 	NoRoute *exchange.Route
+	// Redirect runs, instead of any route, for requests over plain HTTP; nil: none.
+	Redirect *exchange.Route
 	// Rules make a path unambiguous.
 	Rules target.Rules
 	// Trust says whose forwarding headers are believed.

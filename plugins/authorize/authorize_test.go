@@ -56,6 +56,7 @@ func TestExpressions(t *testing.T) {
 		`request.host == "api.test:8080"`:                        yes, // as plugintest fills it
 		`request.scheme == "http"`:                               yes,
 		`request.client_ip == "192.0.2.1"`:                       yes,
+		`tls.version + tls.client.fingerprint == ""`:             yes,
 		`request.client_ip.in_cidr("192.0.2.0/24")`:              yes,
 		`request.client_ip.in_cidr("10.0.0.0/8")`:                no,
 		`request.client_ip.in_cidr(request.path)`:                failed,
@@ -122,6 +123,23 @@ func TestExpressions(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("%s: %s, want %s (%d %v)", expression, got, want, r.Status, r.Refusal)
+		}
+	}
+}
+
+func TestClientCertificates(t *testing.T) {
+	about := &exchange.TLS{Version: "TLS 1.3", ServerName: "api.test", Subject: "CN=alice", SPIFFEID: "spiffe://x.test/ns/a", Fingerprint: "0f"}
+	for expression, want := range map[string]int{
+		`tls.version == "TLS 1.3" && tls.server_name == "api.test"`:     200,
+		`tls.client.spiffe_id.startsWith("spiffe://x.test/ns/")`:        200,
+		`tls.client.subject == "CN=alice"`:                              200,
+		`tls.client.fingerprint == "0e"`:                                403,
+		`tls.client.spiffe_id != "" && "x" in [tls.client.fingerprint]`: 403,
+	} {
+		r := plugintest.Do(t, plugintest.Request{Raw: raw, Edit: func(e *exchange.Exchange) { e.TLS = about }},
+			handler(t, fmt.Sprintf("expression: %q", expression)), plugintest.Upstream)
+		if r.Status != want {
+			t.Errorf("%s: %d, %v", expression, r.Status, r.Refusal)
 		}
 	}
 }

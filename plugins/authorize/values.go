@@ -45,6 +45,8 @@ func (s *scene) ResolveName(name string) (any, bool) {
 		return &object{scene: s, source: headers{&s.ctx.Request.Header}}, true
 	case "request.query":
 		return &object{scene: s, source: query(e.Query)}, true
+	case "tls.version", "tls.server_name", "tls.client.subject", "tls.client.spiffe_id", "tls.client.fingerprint":
+		return ofTLS(e.TLS, name), true
 	case "consumer.name":
 		if e.Identity.Consumer == nil {
 			return "", true
@@ -68,6 +70,26 @@ func (s *scene) ResolveName(name string) (any, bool) {
 		return e.Route.Name, true
 	}
 	return nil, false
+}
+
+// ofTLS is what expressions see of a connection: "" where it is in plain text,
+// or the client showed no certificate.
+func ofTLS(t *exchange.TLS, name string) string {
+	if t == nil {
+		return ""
+	}
+	switch name {
+	case "tls.version":
+		return t.Version
+	case "tls.server_name":
+		return t.ServerName
+	case "tls.client.subject":
+		return t.Subject
+	case "tls.client.spiffe_id":
+		return t.SPIFFEID
+	default:
+		return t.Fingerprint
+	}
 }
 
 // source is where the fields of an object come from.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -43,6 +44,9 @@ type Security struct {
 	HSTS unit.Duration `yaml:"hsts" default:"365d"`
 	// Let it include subdomains.
 	HSTSSubdomains bool `yaml:"hsts_subdomains" default:"false"`
+	// Ask browsers to have the host in the list they come with
+	// (hstspreload.org). Needs hsts of at least 365d and hsts_subdomains.
+	HSTSPreload bool `yaml:"hsts_preload" default:"false"`
 	// X-Content-Type-Options: nosniff.
 	NoSniff bool `yaml:"nosniff" default:"true"`
 	// X-Frame-Options.
@@ -54,6 +58,9 @@ type Security struct {
 	// Permissions-Policy; empty: not sent.
 	Permissions string `yaml:"permissions_policy"`
 }
+
+// preloadAge is what hstspreload.org asks for.
+const preloadAge = 365 * 24 * time.Hour
 
 // framing are the fields that say where a message ends or concern one
 // connection only. They are the gateway's own.
@@ -67,8 +74,12 @@ func (c *Config) Validate(p *problem.List) {
 	c.Request.validate(p.Under("request"), "host")
 	c.Response.validate(p.Under("response"), "date")
 	if s := c.Security; s != nil {
+		sp := p.Under("security")
+		sp.Check(!s.HSTSPreload || s.HSTS.D() >= preloadAge, "hsts_preload", "needs hsts of at least 365d, got %s", s.HSTS)
+		sp.Check(!s.HSTSPreload || s.HSTSSubdomains, "hsts_preload", "needs hsts_subdomains: the list always includes them")
+		sp.Check(!s.HSTSSubdomains || s.HSTS > 0, "hsts_subdomains", "has no meaning while hsts is 0s")
 		for key, v := range map[string]string{"content_security_policy": s.ContentPolicy, "permissions_policy": s.Permissions} {
-			p.Under("security").Check(httpguts.ValidHeaderFieldValue(v), key, "must be the value of a header, got %q", v)
+			sp.Check(httpguts.ValidHeaderFieldValue(v), key, "must be the value of a header, got %q", v)
 		}
 	}
 }

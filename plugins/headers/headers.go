@@ -102,6 +102,9 @@ func presets(s *Security) (out []preset) {
 		if s.HSTSSubdomains {
 			v += "; includeSubDomains"
 		}
+		if s.HSTSPreload {
+			v += "; preload"
+		}
 		out = append(out, preset{name: canonical("Strict-Transport-Security"), value: v, tlsOnly: true})
 	}
 	add(s.NoSniff, "X-Content-Type-Options", "nosniff")

@@ -27,6 +27,7 @@ func full() Record {
 		Upstream: "api", Endpoint: "10.0.0.1:80", Attempts: 2, UpstreamStatus: 503, UpstreamTook: 10 * time.Millisecond, Reused: true,
 		Flags: "UC", Reason: "upstream_reset", Detail: `read "x": EOF`, Step: "proxy",
 		Consumer: "alice", Subject: "sub", Auth: "jwt",
+		TLS:       TLS{Version: "TLS 1.3", Cipher: "TLS_AES_128_GCM_SHA256", ServerName: "api.example.com", Resumed: true, Subject: "CN=alice", SPIFFEID: "spiffe://x/y", Fingerprint: "ab"},
 		WAF:       WAF{Policy: "default", Mode: "block", Score: 5, Rules: []int{942100, 949110}},
 		UserAgent: "curl/8", Referer: "https://u:p@x.test/a?token=abc&b=1#frag",
 		Request: headers{"X-Tenant": "t\x001", "Cookie": "a=b"},
@@ -42,6 +43,8 @@ func TestJSON(t *testing.T) {
 		`"host":"api.example.com","path":"/v1/users","query":"q=1&password=***","status":503,"bytes_in":10,"bytes_out":2048,"grpc_status":"UNAVAILABLE","grpc_message":"no\n\"x\"",` +
 		`"upstream":"api","endpoint":"10.0.0.1:80","attempts":2,"upstream_status":503,"upstream_ms":10.000,"reused":true,` +
 		`"flags":"UC","reason":"upstream_reset","detail":"read \"x\": EOF","step":"proxy","consumer":"alice","subject":"sub","auth":"jwt",` +
+		`"tls_version":"TLS 1.3","tls_cipher":"TLS_AES_128_GCM_SHA256","server_name":"api.example.com","tls_resumed":true,` +
+		`"client_subject":"CN=alice","client_spiffe_id":"spiffe://x/y","client_fingerprint":"ab",` +
 		`"waf":{"policy":"default","mode":"block","blocked":false,"score":5,"rules":[942100,949110]},` +
 		`"user_agent":"curl/8","referer":"https://***@x.test/a?token=***&b=1#***",` +
 		`"headers":{"x-tenant":"t\u00001","cookie":"***"}}` + "\n"

@@ -45,6 +45,7 @@ func (f *fields) appendJSON(b []byte, r *Record) []byte {
 	b = text(b, "consumer", r.Consumer)
 	b = text(b, "subject", r.Subject)
 	b = text(b, "auth", r.Auth)
+	b = tlsFields(b, &r.TLS)
 	b = waf(b, &r.WAF)
 	b = text(b, "user_agent", short(r.UserAgent))
 	if r.Referer != "" {
@@ -70,6 +71,20 @@ func upstream(b []byte, r *Record) []byte {
 	b = appendMillis(b, r.UpstreamTook)
 	b = append(b, `,"reused":`...)
 	return strconv.AppendBool(b, r.Reused)
+}
+
+func tlsFields(b []byte, t *TLS) []byte {
+	if t.Version == "" {
+		return b
+	}
+	b = text(b, "tls_version", t.Version)
+	b = text(b, "tls_cipher", t.Cipher)
+	b = text(b, "server_name", t.ServerName)
+	b = append(b, `,"tls_resumed":`...)
+	b = strconv.AppendBool(b, t.Resumed)
+	b = text(b, "client_subject", short(t.Subject))
+	b = text(b, "client_spiffe_id", short(t.SPIFFEID))
+	return text(b, "client_fingerprint", t.Fingerprint)
 }
 
 func waf(b []byte, w *WAF) []byte {

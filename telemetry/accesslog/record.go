@@ -52,6 +52,7 @@ type Record struct {
 	Subject  string
 	Auth     string // how the caller was authenticated
 
+	TLS TLS
 	WAF WAF
 
 	UserAgent string
@@ -63,6 +64,15 @@ type Record struct {
 
 // HeaderSource gives one header's value; *fasthttp.RequestHeader is one.
 type HeaderSource interface{ Peek(name string) []byte }
+
+// TLS tells of an encrypted connection; one without a version is left out of
+// the line.
+type TLS struct {
+	Version, Cipher, ServerName string
+	Resumed                     bool
+	// Subject, SPIFFEID and Fingerprint are the client certificate's.
+	Subject, SPIFFEID, Fingerprint string
+}
 
 // WAF is the firewall's decision; a zero value is left out of the line.
 type WAF struct {

@@ -91,6 +91,8 @@ type Request struct {
 	Method, Scheme, Host, Path, Route, Protocol string
 	Client, Peer, UserAgent, RequestID          string
 	Reason, Detail                              string
+	// Of TLS; empty in plain text.
+	TLSVersion, TLSCipher, ServerName, ClientSubject, ClientFingerprint string
 	// RPC is "grpc" for a call that ended with RPCStatus; empty for others.
 	RPC               string
 	Status, RPCStatus int
@@ -101,7 +103,7 @@ type Request struct {
 // more, or one of gRPC that a server is to blame for, marks it as failed.
 func Describe(s telemetry.Span, r *Request) {
 	p := s.(*span)
-	kv := make([]attribute.KeyValue, 0, 14)
+	kv := make([]attribute.KeyValue, 0, 19)
 	for _, a := range [...]struct{ key, value string }{
 		{"http.request.method", r.Method},
 		{"url.scheme", r.Scheme},
@@ -112,6 +114,11 @@ func Describe(s telemetry.Span, r *Request) {
 		{"client.address", r.Client},
 		{"network.peer.address", r.Peer},
 		{"user_agent.original", r.UserAgent},
+		{"tls.protocol.version", strings.TrimPrefix(r.TLSVersion, "TLS ")},
+		{"tls.cipher", r.TLSCipher},
+		{"tls.client.server_name", r.ServerName},
+		{"tls.client.subject", r.ClientSubject},
+		{"tls.client.hash.sha256", r.ClientFingerprint},
 		{"gatehouse.request_id", r.RequestID},
 		{"error.type", r.Reason},
 	} {

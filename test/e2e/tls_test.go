@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/pem"
@@ -198,8 +199,17 @@ func TestTLSKeepAlive(t *testing.T) {
 }
 
 func TestTLSClientCertificates(t *testing.T) {
-	n := startTLS(t, `certificates: [api], client_certificates: { ca_file: clients.pem }`, upstreamServer(t, seen))
-	pair := n.ca.Issue(t, tlstest.Request{Names: []string{"alice"}})
+	n := prepareTLS(t)
+	n.writeRaw(n.secureText(`certificates: [api], client_certificates: { ca_file: clients.pem }`, upstreamServer(t, seen)) + `
+consumers:
+  alice: { certificates: { spiffe_ids: ["spiffe://example.internal/alice"] } }
+plugins:
+  - client_certificate: {}
+  - headers: { response: { set: { X-Seen: "${consumer} ${tls.client.subject} ${tls.version} ${tls.client.fingerprint}" } } }
+`)
+	n.run()
+	n.waitReady()
+	pair := n.ca.Issue(t, tlstest.Request{Names: []string{"alice"}, URI: "spiffe://example.internal/alice"})
 	good, bad := pair.TLS(t), tlstest.NewAuthority(t).Issue(t, tlstest.Request{Names: []string{"mallory"}}).TLS(t)
 	show := func(c *tls.Certificate) *http.Client {
 		return n.client("api.test", func(cfg *tls.Config) {
@@ -215,6 +225,23 @@ func TestTLSClientCertificates(t *testing.T) {
 	block, _ := pem.Decode(pair.Cert)
 	if want := " cert=:" + base64.StdEncoding.EncodeToString(block.Bytes) + ":"; !strings.HasSuffix(r.body, want) {
 		t.Errorf("upstream saw %q", r.body)
+	}
+	print := fmt.Sprintf("%x", sha256.Sum256(block.Bytes))
+	if got := r.Header.Get("X-Seen"); got != "alice CN=alice TLS 1.3 "+print {
+		t.Errorf("plugins saw %q", got)
+	}
+	line := n.accessLine("the request", func(m map[string]any) bool { return m["status"] == float64(200) })
+	for key, want := range map[string]any{
+		"tls_version": "TLS 1.3", "server_name": "api.test", "tls_resumed": false, "client_subject": "CN=alice", "consumer": "alice",
+		"client_spiffe_id": "spiffe://example.internal/alice", "client_fingerprint": print, "auth": "client_certificate", "subject": "spiffe://example.internal/alice",
+	} {
+		if line[key] != want {
+			t.Errorf("the access log has %s %v, want %v", key, line[key], want)
+		}
+	}
+	stranger := n.ca.Issue(t, tlstest.Request{Names: []string{"bob"}}).TLS(t)
+	if r, err := n.fetch(show(&stranger), "/"); err != nil || r.StatusCode != 403 || !strings.Contains(r.body, `"forbidden"`) {
+		t.Errorf("somebody whom no consumer lists: %v, %v", r.Response, err)
 	}
 	for name, c := range map[string]*tls.Certificate{"none": nil, "of a stranger": &bad} {
 		if _, err := n.fetch(show(c), "/"); err == nil || !strings.Contains(err.Error(), "certificate") {
