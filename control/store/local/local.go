@@ -1,0 +1,251 @@
+// Package local keeps the store of a single node: revisions and values in one
+// file, leases and limits, which mean nothing once the node has stopped, in
+// memory.
+package local
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/gatehouse-proxy/gatehouse/control/store"
+)
+
+// The buckets of the file.
+var (
+	revisionHeads = []byte("revisions")
+	revisionData  = []byte("revision_data")
+	values        = []byte("values")
+)
+
+// Store is a store.Store in DIR/store.db.
+type Store struct {
+	db *bbolt.DB
+	watchers
+	leases
+	limits
+}
+
+var _ store.Store = (*Store)(nil)
+
+// lockTime is how long another process may hold the file: a node that is just
+// being replaced.
+const lockTime = 5 * time.Second
+
+// Open opens or makes the file in dir, which is made with mode 0700 if it is not
+// there. Its error names the file.
+func Open(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, "store.db")
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTime})
+	if errors.Is(err, bbolt.ErrTimeout) {
+		return nil, fmt.Errorf("%s: another process has it open", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range [][]byte{revisionHeads, revisionData, values} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
+	}
+	s := &Store{db: db}
+	s.leases.init(func() { s.tell(store.TopicLeases) })
+	s.limits.init()
+	return s, nil
+}
+
+// Close implements store.Store.
+func (s *Store) Close() error { return s.db.Close() }
+
+// Ping implements store.Store.
+func (s *Store) Ping(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.db.View(func(*bbolt.Tx) error { return nil })
+}
+
+func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+func latest(tx *bbolt.Tx) uint64 {
+	k, _ := tx.Bucket(revisionHeads).Cursor().Last()
+	if len(k) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(k)
+}
+
+func put(tx *bbolt.Tx, r *store.Revision) error {
+	head, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := tx.Bucket(revisionHeads).Put(number(r.Number), head); err != nil {
+		return err
+	}
+	return tx.Bucket(revisionData).Put(number(r.Number), r.Data)
+}
+
+// Publish implements store.Revisions.
+func (s *Store) Publish(_ context.Context, r *store.Revision) error {
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		if r.Number == 0 || r.Number != latest(tx)+1 {
+			return store.ErrConflict
+		}
+		return put(tx, r)
+	})
+	if err == nil {
+		s.tell(store.TopicRevisions)
+	}
+	return err
+}
+
+// Latest implements store.Revisions.
+func (s *Store) Latest(context.Context) (n uint64, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error { n = latest(tx); return nil })
+	return n, err
+}
+
+func read(head []byte) (*store.Revision, error) {
+	r := new(store.Revision)
+	if err := json.Unmarshal(head, r); err != nil {
+		return nil, fmt.Errorf("%w: a revision: %w", store.ErrMalformed, err)
+	}
+	return r, nil
+}
+
+// Revision implements store.Revisions.
+func (s *Store) Revision(_ context.Context, n uint64) (r *store.Revision, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		head := tx.Bucket(revisionHeads).Get(number(n))
+		if head == nil {
+			return store.ErrNotFound
+		}
+		if r, err = read(head); err != nil {
+			return err
+		}
+		r.Data = append([]byte(nil), tx.Bucket(revisionData).Get(number(n))...)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// History implements store.Revisions.
+func (s *Store) History(_ context.Context, before uint64, limit int) (list []store.Revision, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		c := tx.Bucket(revisionHeads).Cursor()
+		k, head := c.Last()
+		if before > 0 && before <= latest(tx) {
+			c.Seek(number(before))
+			k, head = c.Prev()
+		}
+		for ; k != nil && len(list) < limit; k, head = c.Prev() {
+			r, err := read(head)
+			if err != nil {
+				return err
+			}
+			list = append(list, *r)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// Restore implements store.Revisions.
+func (s *Store) Restore(_ context.Context, list []*store.Revision) error {
+	if err := store.CheckRestore(list); err != nil {
+		return err
+	}
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		if latest(tx) > 0 {
+			return store.ErrConflict
+		}
+		for _, r := range list {
+			if err := put(tx, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		s.tell(store.TopicRevisions)
+	}
+	return err
+}
+
+// watchers are told of changes.
+type watchers struct {
+	mu   sync.Mutex // guards list
+	list map[*watcher]struct{}
+}
+
+// watcher collects topics that its goroutine has not told yet.
+type watcher struct {
+	mu     sync.Mutex // guards topics
+	topics map[string]struct{}
+	wake   chan struct{}
+}
+
+func (w *watchers) tell(topic string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for x := range w.list {
+		x.mu.Lock()
+		x.topics[topic] = struct{}{}
+		x.mu.Unlock()
+		select {
+		case x.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Watch implements store.Store.
+func (w *watchers) Watch(ctx context.Context, changed func(topic string)) error {
+	x := &watcher{topics: map[string]struct{}{}, wake: make(chan struct{}, 1)}
+	w.mu.Lock()
+	if w.list == nil {
+		w.list = map[*watcher]struct{}{}
+	}
+	w.list[x] = struct{}{}
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		delete(w.list, x)
+		w.mu.Unlock()
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-x.wake:
+		}
+		x.mu.Lock()
+		topics := x.topics
+		x.topics = map[string]struct{}{}
+		x.mu.Unlock()
+		for topic := range topics {
+			changed(topic)
+		}
+	}
+}

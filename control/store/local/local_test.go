@@ -1,0 +1,79 @@
+package local_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/gatehouse-proxy/gatehouse/control/store"
+	"github.com/gatehouse-proxy/gatehouse/control/store/local"
+	"github.com/gatehouse-proxy/gatehouse/control/store/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(t *testing.T, dir string) *local.Store {
+	t.Helper()
+	s, err := local.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func TestContract(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) (store.Store, func() store.Store) {
+		s := open(t, t.TempDir())
+		return s, func() store.Store { return s } // one node only
+	})
+}
+
+func TestRevisionsAndValuesOutliveTheProcess(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	s, err := local.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Publish(t.Context(), &store.Revision{Number: 1, Data: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put(t.Context(), "certs", "a", []byte("y"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(filepath.Join(dir, "store.db"))
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+	s = open(t, dir)
+	if r, err := s.Revision(t.Context(), 1); err != nil || string(r.Data) != "x" {
+		t.Errorf("%v, %v", r, err)
+	}
+	if v, err := s.Get(t.Context(), "certs", "a"); err != nil || string(v) != "y" {
+		t.Errorf("%q, %v", v, err)
+	}
+}
+
+func TestAFileThatIsNoStoreIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "store.db")
+	if err := os.WriteFile(path, []byte(strings.Repeat("not a store ", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := local.Open(dir); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("got %v", err)
+	}
+	if b, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(b), "not a store") {
+		t.Errorf("the file was changed: %.20q, %v", b, err)
+	}
+}

@@ -1,0 +1,178 @@
+// Package redis keeps the store of a fleet in Redis 7 or later: a single
+// server, a primary found by Sentinels, or a Cluster. Every operation that must
+// be atomic is one script on keys of one hash slot.
+package redis
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/gatehouse-proxy/gatehouse/control/store"
+)
+
+// Settings say where Redis is. Only Addresses is required.
+type Settings struct {
+	// Addresses are HOST:PORT of the server, of the Sentinels, or of some nodes
+	// of the Cluster.
+	Addresses []string
+	// Sentinel is the name of the primary that Sentinels watch; empty: none do.
+	Sentinel string
+	// Cluster says that the addresses are of a Redis Cluster.
+	Cluster bool
+	// Username and Password of the ACL user.
+	Username, Password string
+	// SentinelUsername and SentinelPassword, where Sentinels ask for them.
+	SentinelUsername, SentinelPassword string
+	// DB is the number of the database; a Cluster has only 0.
+	DB int
+	// TLS, if set, is spoken with every server.
+	TLS *tls.Config
+	// Prefix of all our keys; empty: "gatehouse".
+	Prefix string
+	// Timeout of connecting, and of each read and write; 0: 1 s. The context of
+	// a call can make it shorter.
+	Timeout time.Duration
+}
+
+// Store is a store.Store in Redis.
+type Store struct {
+	client  redis.UniversalClient
+	prefix  string
+	channel string
+}
+
+var _ store.Store = (*Store)(nil)
+
+// New returns a store that has connected to nothing yet, so that a node can
+// start without it.
+func New(s Settings) *Store {
+	if s.Timeout <= 0 {
+		s.Timeout = time.Second
+	}
+	if s.Prefix == "" {
+		s.Prefix = "gatehouse"
+	}
+	o := &redis.UniversalOptions{
+		Addrs: s.Addresses, MasterName: s.Sentinel, IsClusterMode: s.Cluster, DB: s.DB,
+		Username: s.Username, Password: s.Password,
+		SentinelUsername: s.SentinelUsername, SentinelPassword: s.SentinelPassword,
+		TLSConfig: s.TLS, ClientName: "gatehouse",
+		DialTimeout: s.Timeout, ReadTimeout: s.Timeout, WriteTimeout: s.Timeout,
+		ContextTimeoutEnabled: true,
+		// What is tried again by itself could be done twice.
+		MaxRetries: -1,
+	}
+	return &Store{client: redis.NewUniversalClient(o), prefix: s.Prefix, channel: s.Prefix + ":changed"}
+}
+
+// Close implements store.Store.
+func (s *Store) Close() error {
+	if err := s.client.Close(); err != nil && !errors.Is(err, redis.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// key is a key of a group whose keys all lie in one hash slot.
+func (s *Store) key(group, rest string) string { return s.prefix + ":{" + group + "}:" + rest }
+
+// Ping implements store.Store. It writes, since a replica and a full server
+// answer PING as well.
+func (s *Store) Ping(ctx context.Context) error {
+	return s.fail("ping", s.client.Set(ctx, s.key("ping", "at"), time.Now().Unix(), time.Minute).Err())
+}
+
+// fail says what was being done, and gives errors that mean something their names.
+func (s *Store) fail(doing string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, redis.Nil):
+		return store.ErrNotFound
+	case redis.HasErrorPrefix(err, "WRONGTYPE"), redis.HasErrorPrefix(err, "MALFORMED"):
+		return fmt.Errorf("%w: %s: %w", store.ErrMalformed, doing, err)
+	case redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"):
+		return fmt.Errorf("store: %s: Redis refuses the user or the password: %w", doing, err)
+	case redis.HasErrorPrefix(err, "NOPERM"):
+		return fmt.Errorf("store: %s: the ACL of the Redis user is too narrow: %w", doing, err)
+	case redis.HasErrorPrefix(err, "OOM"):
+		return fmt.Errorf("store: %s: Redis is out of memory: %w", doing, err)
+	case redis.HasErrorPrefix(err, "READONLY"):
+		return fmt.Errorf("store: %s: this Redis server is a replica: %w", doing, err)
+	}
+	return fmt.Errorf("store: %s: %w", doing, err)
+}
+
+// script is run by its digest, and sent where the server does not know it.
+type script struct{ s *redis.Script }
+
+func newScript(text string) script { return script{redis.NewScript(text)} }
+
+func (x script) run(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd {
+	return x.s.Run(ctx, c, keys, args...)
+}
+
+// pause between two tries to be told of changes.
+const pause = 200 * time.Millisecond
+
+// silence is how long the connection for notifications may be quiet before it is
+// asked whether it is still alive, and how long it may take to answer.
+const silence = time.Second
+
+// Watch implements store.Store.
+func (s *Store) Watch(ctx context.Context, changed func(topic string)) error {
+	first := true
+	for ctx.Err() == nil {
+		err := s.watch(ctx, func(topic string) {
+			if topic != "" || !first {
+				changed(topic)
+			}
+			first = false
+		})
+		if errors.Is(err, redis.ErrClosed) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+	return ctx.Err()
+}
+
+// watch listens on one connection until that breaks. It tells "" once it is
+// subscribed: what was published before may have been missed.
+func (s *Store) watch(ctx context.Context, changed func(topic string)) error {
+	sub := s.client.Subscribe(ctx, s.channel)
+	defer sub.Close() //nolint:errcheck // it is broken or no longer wanted
+	asked := false
+	for {
+		m, err := sub.ReceiveTimeout(ctx, silence)
+		if err != nil {
+			if timeout(err) && !asked && ctx.Err() == nil {
+				asked = true
+				if err = sub.Ping(ctx); err == nil {
+					continue
+				}
+			}
+			return err
+		}
+		asked = false
+		switch m := m.(type) {
+		case *redis.Subscription:
+			changed("")
+		case *redis.Message:
+			changed(m.Payload)
+		}
+	}
+}
+
+func timeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}

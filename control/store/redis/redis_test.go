@@ -1,0 +1,205 @@
+package redis_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/gatehouse-proxy/gatehouse/control/store"
+	"github.com/gatehouse-proxy/gatehouse/control/store/redis"
+	"github.com/gatehouse-proxy/gatehouse/control/store/redis/redistest"
+	"github.com/gatehouse-proxy/gatehouse/control/store/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// open gives every call a prefix of its own, which makes it an empty store.
+func open(t *testing.T, s redis.Settings) (store.Store, func() store.Store) {
+	t.Helper()
+	s.Prefix = strings.NewReplacer("/", "-", "#", "-").Replace(t.Name())
+	again := func() store.Store {
+		x := redis.New(s)
+		t.Cleanup(func() {
+			if err := x.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return x
+	}
+	return again(), again
+}
+
+func TestContractWithOneServer(t *testing.T) {
+	server := redistest.Start(t)
+	storetest.Run(t, func(t *testing.T) (store.Store, func() store.Store) {
+		return open(t, redis.Settings{Addresses: []string{server.Address}})
+	})
+}
+
+func TestContractWithSentinels(t *testing.T) {
+	s := redistest.StartSentinels(t)
+	storetest.Run(t, func(t *testing.T) (store.Store, func() store.Store) {
+		return open(t, redis.Settings{Addresses: s.Addresses, Sentinel: redistest.Name})
+	})
+}
+
+func TestContractWithCluster(t *testing.T) {
+	list := redistest.StartCluster(t)
+	storetest.Run(t, func(t *testing.T) (store.Store, func() store.Store) {
+		return open(t, redis.Settings{Addresses: []string{list[0].Address, list[1].Address}, Cluster: true})
+	})
+}
+
+// A revision of which Publish said that it is published survives its primary.
+func TestPublishedRevisionsSurviveAFailover(t *testing.T) {
+	s := redistest.StartSentinels(t)
+	st, _ := open(t, redis.Settings{Addresses: s.Addresses, Sentinel: redistest.Name})
+	for n := uint64(1); n <= 20; n++ {
+		if err := st.Publish(t.Context(), &store.Revision{Number: n, Data: []byte("x")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Servers[0].Kill(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		err := st.Publish(ctx, &store.Revision{Number: 21})
+		if err == nil {
+			break
+		}
+		if errors.Is(err, store.ErrConflict) {
+			n, _ := st.Latest(ctx)
+			t.Fatalf("the latest revision is %d", n)
+		}
+		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if r, err := st.Revision(ctx, 20); err != nil || string(r.Data) != "x" {
+		t.Errorf("%v, %v", r, err)
+	}
+}
+
+func TestWatchTellsThatItMayHaveMissedSomething(t *testing.T) {
+	server := redistest.Start(t)
+	st, _ := open(t, redis.Settings{Addresses: []string{server.Address}})
+	topics := make(chan string, 100)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- st.Watch(ctx, func(topic string) { topics <- topic }) }()
+	for told := false; !told; {
+		if err := st.Put(ctx, "f", "a", nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case topic := <-topics:
+			told = topic == "f"
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	for len(topics) > 0 {
+		<-topics
+	}
+	server.Kill(t)
+	server.Run(t)
+	select {
+	case topic := <-topics:
+		if topic != "" {
+			t.Errorf("told of %q", topic)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("not told")
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestFaultsAreNamed(t *testing.T) {
+	server := redistest.Start(t, "--requirepass", "right")
+	settings := func(password string) redis.Settings {
+		return redis.Settings{Addresses: []string{server.Address}, Password: password, Timeout: 300 * time.Millisecond}
+	}
+	for _, c := range []struct {
+		name, want string
+		s          redis.Settings
+	}{
+		{"wrong password", "refuses the user or the password", settings("wrong")},
+		{"no password", "refuses the user or the password", settings("")},
+		{"nobody there", "refused", redis.Settings{Addresses: []string{"127.0.0.1:1"}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			st, _ := open(t, c.s)
+			for doing, err := range map[string]error{
+				"ping":    st.Ping(t.Context()),
+				"publish": st.Publish(t.Context(), &store.Revision{Number: 1}),
+			} {
+				if err == nil || !strings.Contains(err.Error(), c.want) || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
+					t.Errorf("%s: %v", doing, err)
+				}
+			}
+			if _, err := st.Latest(t.Context()); err == nil {
+				t.Error("no latest revision is not an answer of a store that did not answer")
+			}
+		})
+	}
+	t.Run("paused", func(t *testing.T) {
+		st, _ := open(t, settings("right"))
+		if err := st.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		server.Pause(t)
+		defer server.Resume(t)
+		if err := st.Ping(t.Context()); err == nil {
+			t.Error("a paused server answered")
+		}
+	})
+}
+
+func TestWrongDataUnderOurKeys(t *testing.T) {
+	server := redistest.Start(t)
+	st, _ := open(t, redis.Settings{Addresses: []string{server.Address}})
+	ctx, p := t.Context(), t.Name()+":"
+	server.Do(t, "SET", p+"{revisions}:latest", "three")
+	server.Do(t, "SET", p+"{revisions}:1", "a string")
+	server.Do(t, "HSET", p+"{revisions}:2", "head", "{}", "data", "x")
+	server.Do(t, "LPUSH", p+"{values:f}:value:a", "x")
+	server.Do(t, "SET", p+"{count:c}:sum", "many")
+	_, latest := st.Latest(ctx)
+	_, one := st.Revision(ctx, 1)
+	_, two := st.Revision(ctx, 2)
+	_, get := st.Get(ctx, "f", "a")
+	_, _, count := st.Count(ctx, "c", 1, 2, time.Now().Add(time.Hour))
+	for doing, err := range map[string]error{
+		"latest": latest, "a revision that is a string": one, "a revision without a number": two, "a value": get, "a counter": count,
+		"publish": st.Publish(ctx, &store.Revision{Number: 4}),
+	} {
+		if !errors.Is(err, store.ErrMalformed) {
+			t.Errorf("%s: got %v", doing, err)
+		}
+	}
+}
+
+func TestAServerThatIsFullOrAReplicaIsNotTakenForGood(t *testing.T) {
+	server := redistest.Start(t)
+	st, _ := open(t, redis.Settings{Addresses: []string{server.Address}})
+	server.Do(t, "CONFIG", "SET", "maxmemory", "1")
+	if err := st.Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "out of memory") {
+		t.Errorf("got %v", err)
+	}
+	server.Do(t, "CONFIG", "SET", "maxmemory", "0")
+	server.Do(t, "REPLICAOF", "127.0.0.1", "1")
+	if err := st.Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "replica") {
+		t.Errorf("got %v", err)
+	}
+	server.Do(t, "REPLICAOF", "NO", "ONE")
+	if err := st.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,227 @@
+// Package redistest starts real Redis servers on loopback for tests: one, a
+// primary with replicas and Sentinels, or a Cluster. scripts/setup.sh installs
+// what it needs.
+package redistest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Server is one Redis process.
+type Server struct {
+	// Address is HOST:PORT; it stays the same over restarts.
+	Address string
+	dir     string
+	args    []string
+	cmd     *exec.Cmd
+	client  *redis.Client
+}
+
+// Start starts a server that keeps nothing on disk, with more arguments for its
+// command line. It ends with the test.
+func Start(t testing.TB, args ...string) *Server {
+	t.Helper()
+	return start(t, "redis-server", append([]string{"--save", "", "--appendonly", "no"}, args...)...)
+}
+
+func start(t testing.TB, name string, args ...string) *Server {
+	t.Helper()
+	s := &Server{Address: freePort(t), dir: t.TempDir(), args: args}
+	_, port, _ := net.SplitHostPort(s.Address)
+	s.args = append([]string{"--port", port, "--bind", "127.0.0.1", "--dir", s.dir, "--logfile", filepath.Join(s.dir, name+".log")}, args...)
+	s.client = redis.NewClient(&redis.Options{Addr: s.Address, DialTimeout: time.Second, MaxRetries: -1})
+	t.Cleanup(func() {
+		s.Kill(t)
+		_ = s.client.Close() // whatever the test did to it
+	})
+	s.Run(t)
+	return s
+}
+
+// Run starts a server again that was killed. Its memory is empty.
+func (s *Server) Run(t testing.TB) {
+	t.Helper()
+	s.cmd = exec.Command("redis-server", s.args...)
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatalf("%v (scripts/setup.sh installs Redis)", err)
+	}
+	wait(t, "Redis on "+s.Address, func(ctx context.Context) error {
+		err := s.client.Ping(ctx).Err()
+		if redis.HasErrorPrefix(err, "NOAUTH") || redis.HasErrorPrefix(err, "LOADING") {
+			return nil
+		}
+		return err
+	})
+}
+
+// Kill ends a server as a crash does.
+func (s *Server) Kill(t testing.TB) {
+	t.Helper()
+	if s.cmd == nil {
+		return
+	}
+	_ = s.cmd.Process.Kill() // it may have ended
+	_ = s.cmd.Wait()
+	s.cmd = nil
+}
+
+// Pause stops a server's process without ending it; its connections stay open
+// and nothing is answered.
+func (s *Server) Pause(t testing.TB) { s.signal(t, syscall.SIGSTOP) }
+
+// Resume undoes Pause.
+func (s *Server) Resume(t testing.TB) { s.signal(t, syscall.SIGCONT) }
+
+func (s *Server) signal(t testing.TB, sig syscall.Signal) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Do sends a command to the server itself.
+func (s *Server) Do(t testing.TB, args ...any) any {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	v, err := s.client.Do(ctx, args...).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		t.Fatalf("%v: %v", args, err)
+	}
+	return v
+}
+
+// Sentinels is a primary with two replicas under three Sentinels.
+type Sentinels struct {
+	// Servers are the primary, at the start, and its replicas.
+	Servers [3]*Server
+	// Addresses are those of the Sentinels.
+	Addresses []string
+}
+
+// Name is what Sentinels call the primary.
+const Name = "fleet"
+
+// StartSentinels starts them, and waits until a failover would work.
+func StartSentinels(t testing.TB) *Sentinels {
+	t.Helper()
+	s := &Sentinels{}
+	s.Servers[0] = Start(t)
+	host, port, _ := net.SplitHostPort(s.Servers[0].Address)
+	for i := 1; i < 3; i++ {
+		s.Servers[i] = Start(t, "--replicaof", host, port, "--repl-diskless-sync-delay", "0")
+	}
+	var sentinels []*Server
+	for range 3 {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "sentinel.conf")
+		text := fmt.Sprintf("sentinel monitor %s %s %s 2\nsentinel down-after-milliseconds %[1]s 700\nsentinel failover-timeout %[1]s 5000\n", Name, host, port)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// The file must come first.
+		x := &Server{Address: freePort(t), dir: dir}
+		_, p, _ := net.SplitHostPort(x.Address)
+		x.args = []string{path, "--sentinel", "--port", p, "--bind", "127.0.0.1", "--dir", dir, "--logfile", filepath.Join(dir, "sentinel.log")}
+		x.client = redis.NewClient(&redis.Options{Addr: x.Address, DialTimeout: time.Second, MaxRetries: -1})
+		t.Cleanup(func() {
+			x.Kill(t)
+			_ = x.client.Close() // whatever the test did to it
+		})
+		x.Run(t)
+		s.Addresses, sentinels = append(s.Addresses, x.Address), append(sentinels, x)
+	}
+	for _, x := range sentinels {
+		wait(t, "Sentinels that know each other and the replicas", func(ctx context.Context) error {
+			m, err := x.client.Do(ctx, "SENTINEL", "MASTER", Name).Result()
+			if err != nil {
+				return err
+			}
+			text := fmt.Sprint(m)
+			if !strings.Contains(text, "num-slaves:2") || !strings.Contains(text, "num-other-sentinels:2") {
+				return fmt.Errorf("not yet: %s", text)
+			}
+			return nil
+		})
+	}
+	wait(t, "replicas that follow", func(ctx context.Context) error {
+		info, err := s.Servers[0].client.Info(ctx, "replication").Result()
+		if err == nil && strings.Count(info, "state=online") < 2 {
+			err = errors.New(info)
+		}
+		return err
+	})
+	return s
+}
+
+// StartCluster starts a Cluster of three primaries and returns its addresses.
+func StartCluster(t testing.TB) []*Server {
+	t.Helper()
+	var list []*Server
+	for range 3 {
+		list = append(list, Start(t, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000"))
+	}
+	for i, s := range list {
+		s.Do(t, "CLUSTER", "ADDSLOTSRANGE", i*16384/3, (i+1)*16384/3-1)
+		for _, other := range list {
+			host, port, _ := net.SplitHostPort(other.Address)
+			s.Do(t, "CLUSTER", "MEET", host, port)
+		}
+	}
+	for _, s := range list {
+		wait(t, "a whole Cluster", func(ctx context.Context) error {
+			info, err := s.client.ClusterInfo(ctx).Result()
+			if err == nil && (!strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_known_nodes:3")) {
+				err = errors.New(info)
+			}
+			return err
+		})
+	}
+	return list
+}
+
+func wait(t testing.TB, what string, ok func(ctx context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for {
+		err := ok(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("waiting for %s: %v", what, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// freePort asks the system for a port of which the one 10 000 above, where a
+// Cluster's servers talk to each other, exists as well.
+func freePort(t testing.TB) string {
+	t.Helper()
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = l.Close() // it has told its port
+		if a := l.Addr().(*net.TCPAddr); a.Port < 55000 {
+			return a.String()
+		}
+	}
+}
