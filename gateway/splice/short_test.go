@@ -1,0 +1,5 @@
+//go:build !long
+
+package splice_test
+
+const volume int64 = 256 << 20
