@@ -58,6 +58,14 @@ var (
 	ProxyHeaderUntrusted = add("proxy_header_untrusted", 403, "DPE", "A PROXY protocol header is not accepted from this address.")
 )
 
+// What streams and datagrams that are passed on unread are refused or cut for,
+// besides what concerns upstreams. Nobody can be answered.
+var (
+	TLSHelloMalformed = add("tls_hello_malformed", 400, "TLS", "The TLS ClientHello is malformed.")
+	L4NoRoute         = add("l4_no_route", 404, "NR", "No backend is configured for this connection.")
+	L4IdleTimeout     = add("l4_idle_timeout", 408, "SI", "The connection was idle for too long.")
+)
+
 // Routing and the node itself.
 var (
 	AmbiguousPath = add("ambiguous_path", 400, "DPE", "The path is encoded ambiguously.")
