@@ -348,7 +348,7 @@ func TestConnectingTakesTooLong(t *testing.T) {
 	p := start(t, nil, l4.Backend{Upstream: up, Weight: 1, Dial: hang, Timeout: 20 * time.Millisecond})
 	p.say("x")
 	r := p.record(0)
-	wants(t, r, reason.UpstreamConnect)
+	wants(t, r, reason.UpstreamTimeout)
 	if r.Attempts != 2 || len(p.tries) != 2 || p.tries[0].Failure != upstream.FailedTimeout || p.tries[0].Endpoint == p.tries[1].Endpoint {
 		t.Errorf("%+v, %+v", r, p.tries)
 	}
@@ -472,6 +472,7 @@ func TestProxyHeadersOfStrangers(t *testing.T) {
 	if got, err := p.say("PRO"); got != "hello PRO" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
+	wants(t, p.record(0), nil)
 	nc := p.dial()
 	if _, err := io.ReadFull(nc, make([]byte, 6)); err != nil {
 		t.Fatal(err)

@@ -55,7 +55,7 @@ var layers = [][]string{
 	{"gateway/snapshot", "gateway/listener"},
 	{"gateway/proxy"},
 	{"plugins", "waf"},
-	{"gateway/h1", "gateway/h3", "gateway/tlsterm"},
+	{"gateway/h1", "gateway/h3", "gateway/l4", "gateway/udp", "gateway/tlsterm"},
 	{"gateway/pipeline", "gateway/upstream", "gateway/action"},
 	{"gateway/attribute"},
 	{"gateway/exchange", "gateway/route", "gateway/target"},
