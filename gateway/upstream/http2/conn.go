@@ -33,7 +33,9 @@ type Conn struct {
 	traced context.Context
 
 	// See deadline.go.
-	state       atomic.Int32
+	mu          sync.Mutex    // guards live, setting state and res
+	live        bool          // between Do and Release
+	state       atomic.Int32  // why it was ended
 	done        chan struct{} // closed when state is set
 	began       int64
 	limit, idle atomic.Int64
@@ -51,6 +53,7 @@ type Conn struct {
 	raw      []byte // the reply's head in HTTP/1 form
 	trailers []byte
 	complete bool
+	trailing bool // the body is empty, but trailers follow it
 	got      bool // some of the body has been read
 }
 
@@ -127,21 +130,21 @@ func (c *Conn) Do(call *transport.Call) error {
 	if err != nil {
 		return c.failed(err)
 	}
-	c.res = res
+	c.received(res)
 	if r := c.translate(res); r != nil {
 		return c.refused(r)
+	}
+	if err := c.drain(); err != nil {
+		return c.failed(err)
 	}
 	return nil
 }
 
 // Release implements transport.Conn.
 func (c *Conn) Release() (bodyErr error) {
-	if w := c.call.Watch; w != nil {
-		w.OnGone(nil) // from here on nobody else ends this stream
-	}
-	c.disarm()
+	c.retire()
 	clean := c.finish()
-	bodyErr = c.upload.err
+	bodyErr = c.upload.failure()
 	c.leave(clean)
 	return bodyErr
 }
@@ -151,7 +154,7 @@ func (c *Conn) Release() (bodyErr error) {
 // in the request's body. It returns whether net/http is done with c.
 func (c *Conn) finish() (clean bool) {
 	if c.upload.pending() {
-		c.end(stateCut)
+		c.cut()
 	}
 	c.upload.stop()
 	if c.res == nil {
@@ -161,6 +164,13 @@ func (c *Conn) finish() (clean bool) {
 	// A reply without a body has nothing to wait for, so that the sending of the
 	// request may still be about to end.
 	return c.state.Load() == stateNone && (c.got || !c.upload.some)
+}
+
+// cut ends a request that is over for us but not for net/http.
+func (c *Conn) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.endLocked(stateCut)
 }
 
 // leave gives the stream's place back. clean says that c can be used again.

@@ -1,6 +1,7 @@
 package http2
 
 import (
+	"net/http"
 	"net/http/httptrace"
 	"time"
 
@@ -19,15 +20,52 @@ const (
 // never is when a timer that is not set would go off.
 const never = 1<<63 - 1
 
-// end ends the request: net/http sends RST_STREAM.
+// end ends the request: net/http sends RST_STREAM. It does nothing to one that
+// is over.
 func (c *Conn) end(why int32) {
-	if c.state.CompareAndSwap(stateNone, why) {
-		close(c.done)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.live {
+		c.endLocked(why)
+	}
+}
+
+func (c *Conn) endLocked(why int32) {
+	if c.state.Load() != stateNone {
+		return
+	}
+	c.state.Store(why)
+	close(c.done)
+	if c.res != nil {
+		c.unblock()
+	}
+}
+
+// unblock ends a Read of the reply's body. net/http does that only once its
+// goroutine has come back from reading the request's body, which may not happen
+// before the Read ends. c.mu is held.
+func (c *Conn) unblock() {
+	if c.upload.pending() {
+		body := c.res.Body
+		go func() { _ = body.Close() }() // it writes, and whoever calls must not wait
+	}
+}
+
+// received keeps the reply, whose head has come.
+func (c *Conn) received(res *http.Response) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.res = res
+	if c.state.Load() != stateNone {
+		c.unblock()
 	}
 }
 
 // begin sets the call's deadlines.
 func (c *Conn) begin(call *transport.Call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.live = true
 	c.began = time.Now().UnixNano()
 	c.touched.Store(c.began)
 	limit := int64(0)
@@ -70,19 +108,27 @@ func (c *Conn) arm() {
 
 // onTimer may come for a request that is over; what is due tells.
 func (c *Conn) onTimer() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	due := c.due()
-	if due == 0 {
+	if !c.live || due == 0 {
 		return
 	}
 	if left := time.Duration(due - time.Now().UnixNano()); left > 0 {
 		c.timer.Reset(left)
 		return
 	}
-	c.end(stateTimeout)
+	c.endLocked(stateTimeout)
 }
 
-// disarm takes all deadlines back.
-func (c *Conn) disarm() {
+// retire takes all deadlines back: from here on nobody else ends the request.
+func (c *Conn) retire() {
+	if w := c.call.Watch; w != nil {
+		w.OnGone(nil)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.live = false
 	c.answer.Store(0)
 	c.idle.Store(0)
 	c.limit.Store(0)

@@ -69,11 +69,10 @@ func reasonOf(err error) *reason.Reason {
 
 // failed ends a call that brought no reply, and says why.
 func (c *Conn) failed(err error) *transport.Failure {
-	state := c.state.Load()
+	state, heard := c.state.Load(), c.interims.count > 0 || c.res != nil
 	f := c.quit(&transport.Failure{Reason: reasonOf(err), Cause: err})
-	bodyErr := c.upload.err // net/http has let go of it
+	bodyErr := c.upload.failure()
 	unsent, connection := unprocessed(err)
-	heard := c.interims.count > 0
 	switch {
 	case state == stateGone:
 		f.Reason = reason.ClientGone
@@ -82,11 +81,12 @@ func (c *Conn) failed(err error) *transport.Failure {
 		c.link.silent(c.began)
 	case bodyErr != nil && bodyErr != errOver:
 		f.Reason, f.Cause, f.Client = transport.BodyReason(bodyErr), bodyErr, true
+	case heard:
 	case unsent || !c.sent.Load():
 		f.Unsent = true
 		f.Stale = connection && !c.upload.touched.Load()
 	case f.Reason == reason.UpstreamReset:
-		f.Stale = c.reused && !heard && c.link.client.Err() != nil
+		f.Stale = c.reused && c.link.client.Err() != nil
 	}
 	c.leave(false)
 	return f
@@ -94,7 +94,7 @@ func (c *Conn) failed(err error) *transport.Failure {
 
 // refused ends a call whose reply cannot be passed on.
 func (c *Conn) refused(r *reason.Reason) *transport.Failure {
-	c.end(stateCut)
+	c.cut()
 	f := c.quit(&transport.Failure{Reason: r, Cause: errors.New(c.head.Detail)})
 	c.leave(false)
 	return f
@@ -102,10 +102,7 @@ func (c *Conn) refused(r *reason.Reason) *transport.Failure {
 
 // quit stops everything that goes on for the call.
 func (c *Conn) quit(f *transport.Failure) *transport.Failure {
-	if w := c.call.Watch; w != nil {
-		w.OnGone(nil)
-	}
-	c.disarm()
+	c.retire()
 	c.finish()
 	f.BodyRead = c.upload.allRead.Load()
 	return f

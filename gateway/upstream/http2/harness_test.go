@@ -139,11 +139,14 @@ type client struct {
 	aborter     exchange.Aborter
 	informed    []string
 	trailers    string
+	reading     chan struct{}
 	interrupted chan struct{}
-	once        sync.Once
+	read, once  sync.Once
 }
 
-func newClient() *client { return &client{interrupted: make(chan struct{})} }
+func newClient() *client {
+	return &client{reading: make(chan struct{}), interrupted: make(chan struct{})}
+}
 
 // OnGone implements exchange.Front.
 func (c *client) OnGone(a exchange.Aborter) {
@@ -180,6 +183,35 @@ func (c *client) InterruptBody() { c.once.Do(func() { close(c.interrupted) }) }
 
 // Read is a body that does not come until it is interrupted.
 func (c *client) Read([]byte) (int, error) {
+	c.read.Do(func() { close(c.reading) })
 	<-c.interrupted
 	return 0, errors.New("interrupted")
+}
+
+// listen says the same to whoever connects and then nothing more.
+func listen(t testing.TB, say string) (address string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer nc.Close()
+				io.WriteString(nc, say)
+				io.Copy(io.Discard, nc)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		wg.Wait()
+	})
+	return ln.Addr().String()
 }

@@ -12,11 +12,6 @@ import (
 	"time"
 )
 
-// pingTimeout is how long a connection may stay silent after a request on it
-// has timed out; Go's and Envoy's clients wait 15 s for an answer to a PING,
-// but not after a timeout.
-const pingTimeout = 5 * time.Second
-
 // link is one connection.
 type link struct {
 	pool   *Pool
@@ -41,7 +36,7 @@ func (l *link) silent(since int64) {
 	if l.socket.heard.Load() > since || !l.suspect.CompareAndSwap(false, true) {
 		return
 	}
-	time.AfterFunc(pingTimeout, func() {
+	time.AfterFunc(l.pool.settings.PingTimeout, func() {
 		l.suspect.Store(false)
 		if l.socket.heard.Load() > since {
 			l.pool.freed()

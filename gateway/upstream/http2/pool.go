@@ -30,6 +30,9 @@ type Settings struct {
 	// 512 KiB. It bounds what a slow client costs in memory, and by that what a
 	// distant endpoint can send in one round trip.
 	Window int
+	// PingTimeout is how long a connection may stay silent after a request on it
+	// has timed out; 0 means 5 s.
+	PingTimeout time.Duration
 	// Limiter bounds the connections of several pools together; nil: no limit.
 	Limiter transport.Limiter
 	// Manager is shared by the pools of a node; nil: one of its own.
@@ -81,6 +84,9 @@ func NewPool(s Settings) *Pool {
 	if s.IdleTimeout <= 0 {
 		s.IdleTimeout = 50 * time.Second
 	}
+	if s.PingTimeout <= 0 {
+		s.PingTimeout = 5 * time.Second
+	}
 	if s.Limits.Head <= 0 {
 		s.Limits.Head = 64 << 10
 	}
@@ -112,11 +118,13 @@ func newClient(s *Settings) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true) // encrypted or not is settled by then
 	return &http.Transport{
-		Protocols:              protocols,
-		DialContext:            dialled,
-		DisableCompression:     true,
-		IdleConnTimeout:        s.IdleTimeout,
-		MaxResponseHeaderBytes: int64(s.Limits.Head),
+		Protocols:          protocols,
+		DialContext:        dialled,
+		DisableCompression: true,
+		IdleConnTimeout:    s.IdleTimeout,
+		// What is longer ends the whole connection; the limit itself is checked
+		// where it concerns one request only.
+		MaxResponseHeaderBytes: 4 * int64(s.Limits.Head),
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerStream: s.Window,
 			WriteByteTimeout:          userTimeout,

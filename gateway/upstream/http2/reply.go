@@ -31,7 +31,22 @@ func (c *Conn) translate(res *http.Response) *reason.Reason {
 		return r
 	}
 	status := c.head.Status
-	c.complete = c.call.NoBody || status == 204 || status == 304 || res.ContentLength == 0
+	c.complete = c.call.NoBody || status == 204 || status == 304 || res.ContentLength == 0 && c.head.ContentLength < 0
+	return nil
+}
+
+// drain reads a body that is known to be empty: trailers may follow it all the
+// same, as they do when a gRPC call fails at once.
+func (c *Conn) drain() error {
+	if c.complete || c.head.ContentLength != 0 {
+		return nil
+	}
+	var none [1]byte
+	if _, err := c.Read(none[:]); err != io.EOF {
+		return err
+	}
+	c.trailing = len(c.trailers) > 0
+	c.complete = !c.trailing
 	return nil
 }
 
@@ -65,8 +80,11 @@ func (c *Conn) Complete() bool { return c.complete }
 
 // Length implements transport.Conn.
 func (c *Conn) Length() int64 {
-	if c.complete {
+	switch {
+	case c.complete:
 		return 0
+	case c.trailing:
+		return -1
 	}
 	return c.head.ContentLength
 }
@@ -80,7 +98,8 @@ func (c *Conn) BufferedNow() int { return 0 }
 
 // Read implements transport.Conn.
 func (c *Conn) Read(p []byte) (int, error) {
-	if c.complete {
+	if c.complete || c.trailing {
+		c.complete = true
 		return 0, io.EOF
 	}
 	n, err := c.res.Body.Read(p)
