@@ -22,6 +22,7 @@ var docs = map[string]string{
 	"config.Certificate":                          "A certificate with its private key, from files. They are read again when they change; what cannot be used leaves the last good one in use.",
 	"config.Certificate.CertFile":                 "PEM file with the certificate and the intermediate ones after it, relative to the config.",
 	"config.Certificate.KeyFile":                  "PEM file with its private key, not encrypted.",
+	"config.Certificate.OCSPFile":                 "File with an OCSP response, DER or PEM, that is shown to clients (stapled) as long as it is good: have a job fetch it. Needs the issuer's certificate in cert_file.",
 	"config.CircuitBreaker":                       "Limits what goes to an upstream at once; more is refused with 503.",
 	"config.CircuitBreaker.MaxConnections":        "Connections to all endpoints together.",
 	"config.CircuitBreaker.MaxPending":            "Requests that wait for a connection.",

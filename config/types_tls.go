@@ -14,6 +14,10 @@ type Certificate struct {
 	CertFile string `yaml:"cert_file" required:"true"`
 	// PEM file with its private key, not encrypted.
 	KeyFile string `yaml:"key_file" required:"true"`
+	// File with an OCSP response, DER or PEM, that is shown to clients (stapled)
+	// as long as it is good: have a job fetch it. Needs the issuer's certificate
+	// in cert_file.
+	OCSPFile string `yaml:"ocsp_file"`
 }
 
 // ListenerTLS makes a listener speak TLS 1.2 and 1.3, with forward secrecy and

@@ -18,10 +18,13 @@ type CertificateStatus struct {
 	Source string   `json:"source"`
 	Hosts  []string `json:"hosts"`
 	// State is "ok", "failing" (what is in use is good, but a newer one cannot
-	// be had), "expired", "not_yet_valid" or "missing".
+	// be had), "expiring" (less than 14 days and a third of its time left), "expired", "not_yet_valid" or "missing".
 	State     string    `json:"state"`
 	NotBefore time.Time `json:"not_before,omitzero"`
 	NotAfter  time.Time `json:"not_after,omitzero"`
+	// OCSPUntil is how long the OCSP response shown with it is valid; zero: none
+	// is shown.
+	OCSPUntil time.Time `json:"ocsp_until,omitzero"`
 	// DaysLeft is rounded down and negative after the end; 0 while there is none.
 	DaysLeft int `json:"days_left"`
 	// Error is why the newest one is not in use, ErrorAt since when.
@@ -46,7 +49,7 @@ func CertificatesStatus(s *snapshot.Snapshot) []CertificateStatus {
 func certificateStatus(s tlsterm.Stats, now time.Time) CertificateStatus {
 	c := CertificateStatus{
 		Name: s.Name, Source: s.Source, Hosts: s.Hosts, State: "ok", NotBefore: s.NotBefore, NotAfter: s.NotAfter,
-		Error: s.Fault, ErrorAt: s.FaultSince, Next: s.Next,
+		OCSPUntil: s.OCSPUntil, Error: s.Fault, ErrorAt: s.FaultSince, Next: s.Next,
 	}
 	switch {
 	case s.NotAfter.IsZero():
@@ -58,6 +61,8 @@ func certificateStatus(s tlsterm.Stats, now time.Time) CertificateStatus {
 		c.State = "not_yet_valid"
 	case s.Fault != "":
 		c.State = "failing"
+	case s.NotAfter.Sub(now) < min(tlsterm.ExpiresSoon, s.NotAfter.Sub(s.NotBefore)/3):
+		c.State = "expiring"
 	}
 	c.DaysLeft = int(math.Floor(s.NotAfter.Sub(now).Hours() / 24))
 	return c
@@ -79,7 +84,7 @@ func (c *Compiler) watchCertificates(units *snapshot.Units) {
 		out := make([]metrics.Certificate, len(list))
 		for i, cert := range list {
 			s := cert.Stats()
-			out[i] = metrics.Certificate{Name: s.Name, NotAfter: s.NotAfter, Loaded: s.Loaded, Failed: s.Failed}
+			out[i] = metrics.Certificate{Name: s.Name, NotAfter: s.NotAfter, OCSP: s.OCSP, OCSPUntil: s.OCSPUntil, Loaded: s.Loaded, Failed: s.Failed}
 		}
 		return out
 	})

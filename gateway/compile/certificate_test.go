@@ -16,6 +16,10 @@ func TestStatesOfCertificates(t *testing.T) {
 		days  int
 	}{
 		"good":             {tlsterm.Stats{NotBefore: now.Add(-day), NotAfter: now.Add(10*day - time.Second)}, "ok", 9},
+		"soon":             {tlsterm.Stats{NotBefore: now.Add(-60 * day), NotAfter: now.Add(14*day - time.Second)}, "expiring", 13},
+		"not so soon":      {tlsterm.Stats{NotBefore: now.Add(-60 * day), NotAfter: now.Add(14 * day)}, "ok", 14},
+		"short-lived":      {tlsterm.Stats{NotBefore: now.Add(-2 * day), NotAfter: now.Add(4 * day)}, "ok", 4},
+		"short-lived, old": {tlsterm.Stats{NotBefore: now.Add(-5 * day), NotAfter: now.Add(day)}, "expiring", 1},
 		"none":             {tlsterm.Stats{}, "missing", 0},
 		"none, and why":    {tlsterm.Stats{Fault: "x"}, "missing", 0},
 		"nothing newer":    {tlsterm.Stats{NotBefore: now.Add(-day), NotAfter: now.Add(day), Fault: "x"}, "failing", 1},

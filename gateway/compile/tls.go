@@ -25,7 +25,7 @@ func (b *build) certificates() {
 			continue
 		}
 		made := tlsterm.NewCertificate(tlsterm.CertificateSettings{
-			Name: name, CertFile: b.file(c.CertFile), KeyFile: b.file(c.KeyFile),
+			Name: name, CertFile: b.file(c.CertFile), KeyFile: b.file(c.KeyFile), OCSPFile: b.optional(c.OCSPFile),
 			Changes: &b.changes, Log: b.settings.Log,
 		})
 		b.loaded(path, made.Load(), "a certificate cannot be used; its listeners go without until it can")
@@ -118,6 +118,14 @@ func (b *build) file(path string) string {
 		return path
 	}
 	return filepath.Join(b.src.Dir, path)
+}
+
+// optional is file for a path that may be empty.
+func (b *build) optional(path string) string {
+	if path == "" {
+		return ""
+	}
+	return b.file(path)
 }
 
 // loaded notes a file that could not be read: a problem, or, when the rest is to

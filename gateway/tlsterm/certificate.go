@@ -18,15 +18,22 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
 )
 
+// ExpiresSoon is how long before its end a certificate is worth a warning; of
+// one that lives less than three times that, a third of its life.
+const ExpiresSoon = 14 * 24 * time.Hour
+
 // maxFile bounds a PEM file. A chain has a few KiB.
 const maxFile = 1 << 20
 
-// CertificateSettings describe a certificate; all are required.
+// CertificateSettings describe a certificate; all but OCSPFile are required.
 type CertificateSettings struct {
 	// Name in the log.
 	Name string
 	// CertFile and KeyFile are PEM files.
 	CertFile, KeyFile string
+	// OCSPFile has an OCSP response, DER or PEM, that is shown as long as it is
+	// good for the certificate; empty: none is shown.
+	OCSPFile string
 	// Changes is counted up whenever a certificate changes. All certificates
 	// and terminators of a node share it.
 	Changes *atomic.Uint64
@@ -39,18 +46,30 @@ type Certificate struct {
 	s       CertificateSettings
 	current atomic.Pointer[tls.Certificate] // nil: nothing usable yet
 
+	stapled atomic.Pointer[staple] // nil: no OCSP response is shown
+
 	loaded, failed atomic.Uint64
 
-	mu            sync.Mutex // guards chain and key
+	mu            sync.Mutex // guards all below
 	chain, key    []byte     // the newest readable content, fitting or not
+	response      []byte     // the same, of the OCSP response
+	shown         []byte     // the newest response that was good
 	certs, keyPEM *filewatch.File
+	ocsp          *filewatch.File // nil: there is none
+
+	stop chan struct{}
+	once sync.Once
+	wg   sync.WaitGroup
 }
 
 // NewCertificate returns a certificate that has read nothing yet.
 func NewCertificate(s CertificateSettings) *Certificate {
-	c := &Certificate{s: s}
+	c := &Certificate{s: s, stop: make(chan struct{})}
 	c.keyPEM = c.watch(s.KeyFile, c.takeKey)
 	c.certs = c.watch(s.CertFile, c.takeChain)
+	if s.OCSPFile != "" {
+		c.ocsp = filewatch.New(filewatch.Settings{Path: s.OCSPFile, Limit: maxFile, Load: c.takeResponse, Failed: c.failedOCSP})
+	}
 	return c
 }
 
@@ -67,12 +86,21 @@ func (c *Certificate) watch(path string, load func([]byte) error) *filewatch.Fil
 
 // Load reads the files for the first time, before Start. Its error names the
 // file. A certificate that has expired loads, with a warning in the log: its
-// clients will see, and it is better than none.
+// clients will see, and it is better than none. So does one whose OCSP response
+// cannot be used.
 func (c *Certificate) Load() error {
 	if err := c.keyPEM.Load(); err != nil {
 		return err
 	}
-	return c.certs.Load()
+	if err := c.certs.Load(); err != nil {
+		return err
+	}
+	if c.ocsp != nil {
+		if err := c.ocsp.Load(); err != nil {
+			c.failedOCSP(err)
+		}
+	}
+	return nil
 }
 
 // Start begins to follow the files. It never fails: a certificate that could
@@ -80,6 +108,10 @@ func (c *Certificate) Load() error {
 func (c *Certificate) Start(context.Context) error {
 	c.keyPEM.Start()
 	c.certs.Start()
+	if c.ocsp != nil {
+		c.ocsp.Start()
+		c.wg.Go(c.watchOCSP)
+	}
 	return nil
 }
 
@@ -87,6 +119,11 @@ func (c *Certificate) Start(context.Context) error {
 func (c *Certificate) Close(context.Context) error {
 	c.keyPEM.Close()
 	c.certs.Close()
+	if c.ocsp != nil {
+		c.ocsp.Close()
+	}
+	c.once.Do(func() { close(c.stop) })
+	c.wg.Wait()
 	return nil
 }
 
@@ -105,6 +142,10 @@ type Stats struct {
 	Loaded, Failed uint64
 	// NotBefore and NotAfter are when it is valid; zero while there is none.
 	NotBefore, NotAfter time.Time
+	// OCSP says that a file with an OCSP response is given, OCSPUntil how long
+	// the one shown is valid; zero: none is shown.
+	OCSP      bool
+	OCSPUntil time.Time
 	// Fault is why there is nothing newer, or nothing at all, since FaultSince;
 	// empty: all is well.
 	Fault      string
@@ -124,10 +165,21 @@ func (c *Certificate) Stats() Stats {
 	if l := c.current.Load(); l != nil {
 		s.Hosts, s.NotBefore, s.NotAfter = l.Leaf.DNSNames, l.Leaf.NotBefore, l.Leaf.NotAfter
 	}
-	for _, f := range []*filewatch.File{c.keyPEM, c.certs} {
+	files := []*filewatch.File{c.keyPEM, c.certs}
+	if c.ocsp != nil {
+		s.OCSP = true
+		if r := c.stapled.Load(); r != nil {
+			s.OCSPUntil = r.until
+		}
+		files = append([]*filewatch.File{c.ocsp}, files...) // the others' faults count for more
+	}
+	for _, f := range files {
 		if fault := f.Fault(); fault != nil {
 			s.Fault, s.FaultSince = fault.Err.Error(), fault.Since
 		}
+	}
+	if s.OCSP && s.OCSPUntil.IsZero() && s.Fault == "" {
+		s.Fault = fmt.Sprintf("%q: there is no OCSP response to show any more", c.s.OCSPFile)
 	}
 	return s
 }
@@ -189,6 +241,9 @@ func (c *Certificate) pair() error {
 		return nil
 	}
 	replaced := c.current.Swap(&pair) != nil
+	if err := c.attach(time.Now()); err != nil {
+		c.s.Log.Warn("the OCSP response is not for the new certificate; none is shown until it is replaced", "certificate", c.s.Name, "error", err)
+	}
 	c.loaded.Add(1)
 	c.s.Changes.Add(1)
 	c.tell(pair.Leaf, replaced)
@@ -214,6 +269,8 @@ func (c *Certificate) tell(leaf *x509.Certificate, replaced bool) {
 		log.Warn("a certificate has expired; clients will refuse it")
 	case now.Before(leaf.NotBefore):
 		log.Warn("a certificate is not valid yet; clients will refuse it", "not_before", leaf.NotBefore)
+	case leaf.NotAfter.Sub(now) < min(ExpiresSoon, leaf.NotAfter.Sub(leaf.NotBefore)/3):
+		log.Warn("a certificate expires soon")
 	case replaced:
 		log.Info("a new certificate is in use")
 	}

@@ -79,6 +79,7 @@ var (
 	configReloads    = define(KindCounter, "gatehouse_config_reloads_total", "Reloads by result.", "result")
 	configBroken     = define(KindGauge, "gatehouse_config_routes_broken", "Routes of the live config that do not work on this node.")
 	certNotAfter     = define(KindGauge, "gatehouse_certificate_not_after_timestamp_seconds", "When the certificate in use expires, seconds since 1970; 0 while none could be loaded. Days left: (X - time()) / 86400.", "certificate")
+	certOCSP         = define(KindGauge, "gatehouse_certificate_ocsp_next_update_timestamp_seconds", "Until when the OCSP response shown with the certificate is valid, seconds since 1970; 0 while none can be shown. Only of certificates with an ocsp_file.", "certificate")
 	certLoads        = define(KindCounter, "gatehouse_certificate_loads_total", "Certificates put in use, and errors met while following their files.", "certificate", "result")
 	accessLogLines   = define(KindCounter, "gatehouse_accesslog_lines_total", "Access log lines, by what became of them.", "result")
 	traceSpans       = define(KindCounter, "gatehouse_trace_spans_total", "Spans, by what became of them.", "result")
@@ -90,7 +91,7 @@ var (
 		upstreamActive, upstreamOpen, upstreamConnects, connectFailures, healthy, ejections, probes,
 		listenerOpen, listenerAccepted, listenerRefused, listenerRefusals, handshakes, unknownNames, acceptErrors,
 		configRevision, configOK, configTime, configTook, configReloads, configBroken,
-		certNotAfter, certLoads,
+		certNotAfter, certOCSP, certLoads,
 		accessLogLines, traceSpans, panics,
 	}
 )

@@ -118,6 +118,10 @@ type Certificate struct {
 	Name string
 	// NotAfter is zero while there is none to use.
 	NotAfter time.Time
+	// OCSP says that a response is to be stapled, OCSPUntil until when the one
+	// stapled is valid; zero: none is.
+	OCSP      bool
+	OCSPUntil time.Time
 	// Loaded counts contents put in use, Failed errors met since.
 	Loaded, Failed uint64
 }
@@ -136,6 +140,13 @@ func (c *Certificate) collect(e *emit) {
 		at = float64(c.NotAfter.Unix())
 	}
 	e.gauge(certNotAfter, at, c.Name)
+	if c.OCSP {
+		until := 0.0
+		if !c.OCSPUntil.IsZero() {
+			until = float64(c.OCSPUntil.Unix())
+		}
+		e.gauge(certOCSP, until, c.Name)
+	}
 	e.counter(certLoads, c.Loaded, c.Name, "success")
 	e.counter(certLoads, c.Failed, c.Name, "failure")
 }

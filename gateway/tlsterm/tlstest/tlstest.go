@@ -17,6 +17,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/ocsp"
 )
 
 // Authority issues certificates.
@@ -35,6 +37,10 @@ type Request struct {
 	From, To time.Time
 	// RSA makes it an RSA certificate instead of an ECDSA one.
 	RSA bool
+	// Chain puts the authority's certificate behind it.
+	Chain bool
+	// OCSP makes it one for signing OCSP responses.
+	OCSP bool
 }
 
 // Pair is a certificate with its key, as PEM.
@@ -64,6 +70,9 @@ func (a *Authority) Issue(t testing.TB, r Request) Pair {
 	if len(r.Names) > 0 {
 		template.Subject.CommonName = r.Names[0]
 	}
+	if r.OCSP {
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}
+	}
 	if r.URI != "" {
 		u, err := url.Parse(r.URI)
 		if err != nil {
@@ -82,7 +91,41 @@ func (a *Authority) Issue(t testing.TB, r Request) Pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Pair{Cert: encode("CERTIFICATE", cert.Raw), Key: encode("PRIVATE KEY", der)}
+	chain := encode("CERTIFICATE", cert.Raw)
+	if r.Chain {
+		chain = append(chain, a.PEM()...)
+	}
+	return Pair{Cert: chain, Key: encode("PRIVATE KEY", der)}
+}
+
+// Answer says what an OCSP response of an authority has in it.
+type Answer struct {
+	// Status is ocsp.Good, Revoked or Unknown.
+	Status int
+	// From and To are thisUpdate and nextUpdate; a zero To is left out.
+	From, To time.Time
+	// By signs in the authority's place; nil: the authority itself.
+	By *Pair
+}
+
+// OCSP makes a response about a certificate, in DER.
+func (a *Authority) OCSP(t testing.TB, about Pair, in Answer) []byte {
+	t.Helper()
+	subject, responder, key := about.TLS(t).Leaf, a.cert, a.key
+	template := ocsp.Response{
+		Status: in.Status, SerialNumber: subject.SerialNumber, ThisUpdate: in.From, NextUpdate: in.To,
+		RevokedAt: in.From, IssuerHash: crypto.SHA1,
+	}
+	if in.By != nil {
+		by := in.By.TLS(t)
+		responder, key = by.Leaf, by.PrivateKey.(crypto.Signer)
+		template.Certificate = by.Leaf
+	}
+	der, err := ocsp.CreateResponse(a.cert, responder, template, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }
 
 // PEM is the authority's own certificate.
