@@ -102,6 +102,7 @@ var (
 	NoEndpoint        = add("no_healthy_endpoint", 503, "UH", "No upstream is available.")
 	UpstreamOverflow  = add("upstream_overflow", 503, "UO", "The upstream is overloaded.")
 	UpstreamConnect   = add("upstream_connect_failure", 502, "UF", "The upstream could not be reached.")
+	UpstreamTLS       = add("upstream_tls", 502, "UF", "The upstream could not be reached securely.")
 	UpstreamReset     = add("upstream_reset", 502, "UC", "The upstream closed the connection.")
 	UpstreamProtocol  = add("upstream_protocol_error", 502, "UPE", "The upstream answered with garbage.").to(grpc.Internal)
 	UpstreamNoUpgrade = add("upstream_no_upgrade", 501, "UPE", "The upstream cannot switch protocols.")

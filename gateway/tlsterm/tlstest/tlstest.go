@@ -13,6 +13,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"net"
 	"net/url"
 	"os"
 	"testing"
@@ -31,6 +32,8 @@ type Authority struct {
 type Request struct {
 	// Names are DNS names, the first also the common name.
 	Names []string
+	// IPs are addresses it is for.
+	IPs []net.IP
 	// URI, if given, is a name of the form scheme://….
 	URI string
 	// From and To are when it is valid; default: from an hour ago to tomorrow.
@@ -61,9 +64,21 @@ func NewAuthority(t testing.TB) *Authority {
 // Issue makes a certificate for servers and clients.
 func (a *Authority) Issue(t testing.TB, r Request) Pair {
 	t.Helper()
+	return issue(t, r, a)
+}
+
+// SelfSigned makes a certificate that nobody else vouches for.
+func SelfSigned(t testing.TB, r Request) Pair {
+	t.Helper()
+	return issue(t, r, nil)
+}
+
+// issue has the certificate signed by a, or by its own key.
+func issue(t testing.TB, r Request, a *Authority) Pair {
+	t.Helper()
 	key := newKey(t, r.RSA)
 	template := &x509.Certificate{
-		SerialNumber: serial(t), DNSNames: r.Names, NotBefore: r.From, NotAfter: r.To,
+		SerialNumber: serial(t), DNSNames: r.Names, IPAddresses: r.IPs, NotBefore: r.From, NotAfter: r.To,
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
@@ -85,6 +100,9 @@ func (a *Authority) Issue(t testing.TB, r Request) Pair {
 	}
 	if template.NotAfter.IsZero() {
 		template.NotAfter = time.Now().Add(24 * time.Hour)
+	}
+	if a == nil {
+		a = &Authority{cert: template, key: key}
 	}
 	cert := sign(t, template, a.cert, key.Public(), a.key)
 	der, err := x509.MarshalPKCS8PrivateKey(key)

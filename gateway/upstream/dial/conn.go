@@ -1,0 +1,123 @@
+package dial
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"syscall"
+)
+
+// Conn is a connection after the handshake. As with every net.Conn, one
+// goroutine may read while another one writes.
+type Conn struct {
+	*tls.Conn
+	socket *socket
+	config *tls.Config // what the handshake was made with
+	heard  bool        // the endpoint has said something; the reader's own
+	spoilt bool        // Quiet has been false once
+	probe  [1]byte
+}
+
+func newConn(nc net.Conn, config *tls.Config) *Conn {
+	s := &socket{Conn: nc}
+	if sc, ok := nc.(syscall.Conn); ok {
+		if rc, err := sc.SyscallConn(); err == nil {
+			s.open(rc)
+		}
+	}
+	return &Conn{Conn: tls.Client(s, config), socket: s, config: config}
+}
+
+// Read implements net.Conn. It differs from tls.Conn's in three ways. An error
+// never comes together with bytes. An end that the endpoint did not announce is
+// io.ErrUnexpectedEOF: anybody on the way could have caused it, so that what
+// ends with the connection is not complete (RFC 9112, 9.8). And an endpoint of
+// TLS 1.3 that refuses our certificate can say so only after our handshake:
+// that is reason.UpstreamTLS as well.
+func (c *Conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.heard = true
+		return n, nil // the next Read says err again
+	}
+	switch {
+	case err == nil:
+	case err == io.EOF:
+		if c.socket.ended {
+			err = io.ErrUnexpectedEOF
+		}
+	case !c.heard && isAlert(err):
+		err = explainAlert(err, c.config)
+	}
+	return n, err
+}
+
+// Quiet reports, without waiting, that an idle connection is still open and
+// that nothing has come on it but what TLS itself says now and then: tickets,
+// new keys. Where that cannot be told it is taken to be so. Nobody may read or
+// write meanwhile.
+func (c *Conn) Quiet() bool {
+	if !c.socket.direct() {
+		return true
+	}
+	c.socket.impatient = true
+	n, err := c.Conn.Read(c.probe[:])
+	c.socket.impatient = false
+	c.spoilt = c.spoilt || n > 0 || !errors.Is(err, errNothingYet) || c.socket.stuck
+	return !c.spoilt
+}
+
+// Close implements net.Conn. It says goodbye if that can be done at once, and
+// never waits for it.
+func (c *Conn) Close() error {
+	c.socket.closing.Store(true)
+	err := c.Conn.Close()
+	if errors.Is(err, errNothingYet) {
+		return nil // closed, without a goodbye
+	}
+	return err
+}
+
+// errNothingYet is what an operation that must not wait would wait for. For
+// tls.Conn it is an error that passes.
+var errNothingYet net.Error = nothingYet{}
+
+type nothingYet struct{}
+
+func (nothingYet) Error() string   { return "nothing can be read or written without waiting" }
+func (nothingYet) Timeout() bool   { return true }
+func (nothingYet) Temporary() bool { return true }
+
+// socket is what is below TLS.
+type socket struct {
+	net.Conn
+	raw rawSocket
+
+	impatient bool        // neither reads nor writes may wait; see Quiet
+	stuck     bool        // TLS could not answer while impatient
+	ended     bool        // the connection has been closed by the other side; the reader's own
+	closing   atomic.Bool // writes must not wait
+}
+
+// Read implements net.Conn.
+func (s *socket) Read(p []byte) (n int, err error) {
+	if s.impatient {
+		n, err = s.raw.tryRead(p)
+	} else {
+		n, err = s.Conn.Read(p)
+	}
+	s.ended = s.ended || err == io.EOF
+	return n, err
+}
+
+// Write implements net.Conn.
+func (s *socket) Write(p []byte) (int, error) {
+	if !s.impatient && !s.closing.Load() || !s.direct() {
+		return s.Conn.Write(p)
+	}
+	n, err := s.raw.tryWrite(p)
+	s.stuck = s.stuck || err != nil
+	return n, err
+}
