@@ -95,3 +95,29 @@ type ClientCertificates struct {
 	// is read again when it changes.
 	CAFile string `yaml:"ca_file" required:"true"`
 }
+
+// UpstreamTLS is how endpoints are spoken to over TLS. The Host header remains
+// the client's; rewrite.host of a route sets another one, as many hosted
+// services want.
+type UpstreamTLS struct {
+	// The name asked for (SNI) and verified. Default: the host of dns.name or of
+	// the endpoint's address; an IP address must be in the certificate as such.
+	ServerName string `yaml:"server_name"`
+	// PEM file with the authorities to trust instead of the system's, relative
+	// to the config. It is read again when it changes: new connections follow it.
+	CAFile string `yaml:"ca_file"`
+	// Do not verify who answers: anybody on the way can then read and change
+	// everything, unless pins say whose key it must be.
+	InsecureSkipVerify bool `yaml:"insecure_skip_verify" default:"false"`
+	// PEM file with the certificate shown to endpoints that ask for one, and the
+	// intermediate ones after it. It is read again when it changes.
+	CertFile string `yaml:"cert_file"`
+	// PEM file with its private key, not encrypted.
+	KeyFile string `yaml:"key_file"`
+	// Hashes of public keys, "sha256/BASE64" as in RFC 7469. One of them must be
+	// in the verified chain; with insecure_skip_verify it must be the endpoint's
+	// own. Give two, or replacing a key is an outage.
+	Pins []string `yaml:"pins"`
+	// The oldest version spoken.
+	MinVersion string `yaml:"min_version" enum:"1.2,1.3" default:"1.2"`
+}

@@ -12,6 +12,9 @@ type Upstream struct {
 	// servers without TLS do. Over HTTP/2 many requests share a connection, each
 	// of them is balanced for itself, and protocols cannot be upgraded (WebSocket).
 	Protocol string `yaml:"protocol" enum:"http1,h2c" default:"http1"`
+	// Speak TLS with the endpoints. Absent: plain; "tls: {}" verifies them by
+	// their own names against the system's authorities.
+	TLS *UpstreamTLS `yaml:"tls"`
 	// How an endpoint is chosen.
 	LoadBalancer LoadBalancer `yaml:"load_balancer"`
 	// Probes. Absent: none.
@@ -88,12 +91,17 @@ type Sticky struct {
 
 // HealthCheck probes endpoints.
 type HealthCheck struct {
-	// http asks for path and looks at the status; tcp only connects.
-	Type string `yaml:"type" enum:"http,tcp" default:"http"`
+	// http asks for path and looks at the status; tcp only connects; grpc asks
+	// the service grpc.health.v1.Health, over HTTP/2. All speak TLS where the
+	// upstream does.
+	Type string `yaml:"type" enum:"http,tcp,grpc" default:"http"`
 	// Path with query that is asked for.
 	Path string `yaml:"path" default:"/"`
-	// Host header of the probe. Default: the endpoint's address.
+	// Host header of the probe. Default: the endpoint's address, over TLS the
+	// name it is verified as.
 	Host string `yaml:"host"`
+	// What grpc asks about. Default: the server as a whole.
+	Service string `yaml:"service"`
 	// Statuses that count as healthy: "200", "200-299".
 	Expect string `yaml:"expect" default:"200-299"`
 	// Between two probes of one endpoint.
@@ -138,7 +146,7 @@ type CircuitBreaker struct {
 
 // Connection is how endpoints are connected to.
 type Connection struct {
-	// To connect.
+	// To connect, the TLS handshake included.
 	Timeout unit.Duration `yaml:"timeout" default:"5s" min:"10ms"`
 	// Idle connections are closed after this time. Keep it below the
 	// upstream's own idle timeout.

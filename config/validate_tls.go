@@ -1,6 +1,13 @@
 package config
 
-import "github.com/gatehouse-proxy/gatehouse/config/problem"
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"net/netip"
+	"strings"
+
+	"github.com/gatehouse-proxy/gatehouse/config/problem"
+)
 
 func (v *validator) certificates(p *problem.List) {
 	for name := range each(v.c.Certificates) {
@@ -26,4 +33,34 @@ func (v *validator) listenerTLS(t *ListenerTLS, lp *problem.List) {
 	for i := range repeats(t.ALPN) {
 		p.Add(index("alpn", i), "%q is there twice", t.ALPN[i])
 	}
+}
+
+func checkUpstreamTLS(t *UpstreamTLS, up *problem.List) {
+	if t == nil {
+		return
+	}
+	p := up.Under("tls")
+	if t.ServerName != "" && !isHostname(t.ServerName) {
+		_, err := netip.ParseAddr(t.ServerName)
+		p.Check(err == nil, "server_name", "must be a host name or an IP address, without a port, got %q", t.ServerName)
+	}
+	switch {
+	case t.CertFile == "" && t.KeyFile != "":
+		p.Add("cert_file", "is required with key_file")
+	case t.CertFile != "" && t.KeyFile == "":
+		p.Add("key_file", "is required with cert_file")
+	}
+	p.Check(!t.InsecureSkipVerify || t.CAFile == "", "ca_file", "is not used with insecure_skip_verify; leave one of them out")
+	for i, pin := range t.Pins {
+		p.Check(isPin(pin), index("pins", i), "must be sha256/ and the 44 characters of a SHA-256 hash in base64, got %q", pin)
+	}
+	for i := range repeats(t.Pins) {
+		p.Add(index("pins", i), "%q is there twice", t.Pins[i])
+	}
+}
+
+func isPin(s string) bool {
+	text, ok := strings.CutPrefix(s, "sha256/")
+	b, err := base64.StdEncoding.Strict().DecodeString(text)
+	return ok && err == nil && len(b) == sha256.Size && !strings.ContainsAny(text, "\r\n")
 }

@@ -26,6 +26,8 @@ func (v *validator) upstream(name string, u Upstream, p *problem.List) {
 			checkPeerAddress(p, "dns.server", u.DNS.Server)
 		}
 	}
+	p.Check(u.TLS == nil || u.Protocol != "h2c", "tls", "is not used by h2c, which is HTTP/2 in clear text")
+	checkUpstreamTLS(u.TLS, p)
 	checkBalancer(u.LoadBalancer, p.Under("load_balancer"))
 	if u.HealthCheck != nil {
 		checkHealth(u.HealthCheck, p.Under("health_check"))
@@ -58,6 +60,7 @@ func checkHealth(h *HealthCheck, p *problem.List) {
 		}
 		checkStatuses(p, "expect", h.Expect)
 	}
+	p.Check(h.Service == "" || h.Type == "grpc", "service", "is only used by grpc, and type is %s", h.Type)
 	if h.Host != "" {
 		host, _, why := splitAddress(h.Host)
 		ok := isHostname(h.Host) || isAddress(h.Host) || why == "" && host != ""

@@ -95,6 +95,8 @@ func outcome(x *proxy.Try) metrics.Outcome {
 		return metrics.OK
 	case upstream.FailedConnect:
 		return metrics.ConnectFailure
+	case upstream.FailedTLS:
+		return metrics.TLSFailure
 	case upstream.FailedTimeout:
 		return metrics.Timeout
 	case upstream.FailedProtocol:

@@ -40,6 +40,7 @@ func TestEveryTryIsCountedAsWhatItWas(t *testing.T) {
 		{upstream.NoFailure, 500, metrics.ServerError},
 		{upstream.NoFailure, 599, metrics.ServerError},
 		{upstream.FailedConnect, 0, metrics.ConnectFailure},
+		{upstream.FailedTLS, 0, metrics.TLSFailure},
 		{upstream.FailedReset, 0, metrics.Reset},
 		{upstream.FailedTimeout, 0, metrics.Timeout},
 		{upstream.FailedProtocol, 200, metrics.ProtocolError},

@@ -11,6 +11,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/dial"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http2"
 )
@@ -22,13 +23,20 @@ func (b *build) upstreams() {
 		c := b.cfg.Upstreams[name]
 		key := upstreamKey + name
 		b.paths[key] = "upstreams." + name
-		sum := digest(c, b.settings.Zone)
+		sum := digest(c, b.settings.Zone, b.dirOf(c.TLS))
 		b.upstreamDigests[name] = sum
-		if _, same := b.units.Reuse(b.prev, key, sum); same {
+		d, taken, err := b.dialer(name, c)
+		if err != nil {
+			b.fail(key, err)
 			continue
 		}
+		if taken {
+			if _, same := b.units.Reuse(b.prev, key, sum); same {
+				continue
+			}
+		}
 		before, _ := b.prev.Lookup(key).(*upstream.Upstream)
-		u, err := upstream.New(b.upstreamSettings(name, c), before)
+		u, err := upstream.New(b.upstreamSettings(name, c, d), before)
 		if err != nil {
 			b.fail(key, err)
 			continue
@@ -43,7 +51,7 @@ func (b *build) upstream(name string) *upstream.Upstream {
 	return u
 }
 
-func (b *build) upstreamSettings(name string, c config.Upstream) upstream.Settings {
+func (b *build) upstreamSettings(name string, c config.Upstream, d *dial.Dialer) upstream.Settings {
 	s := upstream.Settings{
 		Name: name, Algorithm: upstream.Algorithm(c.LoadBalancer.Algorithm),
 		SlowStart: c.LoadBalancer.SlowStart.D(), PanicThreshold: c.LoadBalancer.PanicThreshold,
@@ -57,8 +65,8 @@ func (b *build) upstreamSettings(name string, c config.Upstream) upstream.Settin
 			MaxConnections: c.CircuitBreaker.MaxConnections, MaxRequests: c.CircuitBreaker.MaxRequests,
 			MaxPending: c.CircuitBreaker.MaxPending, MaxRetries: c.CircuitBreaker.MaxRetries,
 		},
-		PoolKey: digest(c.Connection, c.Protocol),
-		Log:     b.settings.Log,
+		PoolKey: digest(c.Connection, c.Protocol, b.dialerDigest(c)),
+		Log:     b.settings.Log, Dial: d.Dial,
 	}
 	for _, e := range c.Endpoints {
 		s.Endpoints = append(s.Endpoints, upstream.EndpointSettings{Address: e.Address, Weight: e.Weight, Zone: e.Zone, Priority: e.Priority})
@@ -68,17 +76,25 @@ func (b *build) upstreamSettings(name string, c config.Upstream) upstream.Settin
 	}
 	if h := c.HealthCheck; h != nil {
 		s.HealthCheck = &upstream.HealthSettings{
-			Type: h.Type, Path: h.Path, Host: h.Host, Expect: statusRanges(h.Expect),
+			Type: h.Type, Path: h.Path, Host: h.Host, Service: h.Service, HTTP2: c.Protocol == "h2c", Expect: statusRanges(h.Expect),
 			Interval: h.Interval.D(), Timeout: h.Timeout.D(), Healthy: h.Healthy, Unhealthy: h.Unhealthy, Jitter: h.Jitter,
 		}
 	}
-	s.NewPool = b.pools(name, c)
+	if h := s.HealthCheck; h != nil && c.TLS != nil {
+		if h.Host == "" {
+			h.Host = serverName(c)
+		}
+		if h.Type == "grpc" {
+			s.Dial = d.Offering("h2").Dial
+		}
+	}
+	s.NewPool = b.pools(name, c, d)
 	s.Observer = b.observer(name)
 	return s
 }
 
 // pools makes the connections of endpoints by what these speak.
-func (b *build) pools(name string, u config.Upstream) func(string, *upstream.Breaker) upstream.Pool {
+func (b *build) pools(name string, u config.Upstream, d *dial.Dialer) func(string, *upstream.Breaker) upstream.Pool {
 	c := u.Connection
 	if u.Protocol == "h2c" {
 		manager := b.http2
@@ -97,7 +113,7 @@ func (b *build) pools(name string, u config.Upstream) func(string, *upstream.Bre
 		}
 		return http1.NewPool(http1.Settings{
 			Address: address, DialTimeout: c.Timeout.D(), IdleTimeout: c.Idle.D(), MaxIdle: maxIdle,
-			Limiter: breaker, Manager: manager,
+			Limiter: breaker, Manager: manager, Dial: d.Dial,
 			OnIdleClosed: func(idle time.Duration) {
 				log.Debug("an upstream closed an idle connection before we did", "upstream", name, "endpoint", address,
 					"idle", idle.Round(time.Millisecond), "hint", fmt.Sprintf("set upstreams.%s.connection.idle below it", name))

@@ -174,6 +174,8 @@ func failureOf(err error) upstream.Failure {
 	switch failure.Reason {
 	case reason.UpstreamConnect:
 		return upstream.FailedConnect
+	case reason.UpstreamTLS:
+		return upstream.FailedTLS
 	case reason.UpstreamReset:
 		return upstream.FailedReset
 	case reason.UpstreamTimeout:

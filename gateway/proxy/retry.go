@@ -102,7 +102,7 @@ func (on *RetryOn) Status(s int) bool {
 // failure reports whether such a failure is worth another try.
 func (on *RetryOn) failure(f *transport.Failure) bool {
 	switch f.Reason {
-	case reason.UpstreamConnect:
+	case reason.UpstreamConnect, reason.UpstreamTLS:
 		return on.ConnectFailure
 	case reason.UpstreamReset:
 		return on.Reset

@@ -17,6 +17,7 @@ const (
 	FailedReset            // the connection broke before the reply was complete
 	FailedTimeout          // no reply in time
 	FailedProtocol         // the reply was garbage
+	FailedTLS              // a connection could be made, but not be trusted
 	// NotTried says that the endpoint is not to blame: the client went away,
 	// a limit of ours refused a connection, a hedge was not needed.
 	NotTried
@@ -35,6 +36,8 @@ func (f Failure) String() string {
 		return "timeout"
 	case FailedProtocol:
 		return "protocol"
+	case FailedTLS:
+		return "tls"
 	case NotTried:
 		return "not_tried"
 	default:

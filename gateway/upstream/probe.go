@@ -3,12 +3,15 @@ package upstream
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
 // prober checks one address once. nil means healthy.
@@ -16,23 +19,42 @@ type prober interface {
 	probe(ctx context.Context, address string) error
 }
 
-func newProber(h HealthSettings) prober {
-	if h.Type == "tcp" {
-		return tcpProber{}
+// dialFunc is Settings.Dial.
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+func newProber(h HealthSettings, dial dialFunc) prober {
+	switch h.Type {
+	case "tcp":
+		return tcpProber{dial}
+	case "grpc":
+		return &grpcProber{service: h.Service, dial: dial}
 	}
-	return &httpProber{settings: h}
+	return &httpProber{settings: h, dial: dial}
 }
 
 // tcpProber wants a connection, no more.
-type tcpProber struct{}
+type tcpProber struct{ dial dialFunc }
 
-func (tcpProber) probe(ctx context.Context, address string) error {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", address)
+func (p tcpProber) probe(ctx context.Context, address string) error {
+	c, err := p.dial(ctx, "tcp", address)
 	if err != nil {
 		return shortError(ctx, err)
 	}
-	return c.Close()
+	defer c.Close()
+	// With TLS 1.3 the endpoint judges our certificate after our handshake.
+	if t, ok := c.(interface{ Accepted(context.Context) error }); ok {
+		return t.Accepted(ctx)
+	}
+	return nil
+}
+
+// protocolOf is what was agreed on by ALPN, if anything, and whether c is
+// a connection of TLS at all.
+func protocolOf(c net.Conn) (agreed string, secure bool) {
+	if t, ok := c.(interface{ ConnectionState() tls.ConnectionState }); ok {
+		return t.ConnectionState().NegotiatedProtocol, true
+	}
+	return "", false
 }
 
 // maxProbeReply is how much of a reply is read to find its final head.
@@ -40,16 +62,21 @@ const maxProbeReply = 64 << 10
 
 // httpProber sends one request on a connection of its own and looks at the
 // status. It follows no redirect and reads no body.
-type httpProber struct{ settings HealthSettings }
+type httpProber struct {
+	settings HealthSettings
+	dial     dialFunc
+}
 
 func (p *httpProber) probe(ctx context.Context, address string) error {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", address)
+	c, err := p.dial(ctx, "tcp", address)
 	if err != nil {
 		return shortError(ctx, err)
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })() // unblocks reads and writes
+	if protocol, _ := protocolOf(c); protocol == "h2" || protocol == "" && p.settings.HTTP2 {
+		return p.probeHTTP2(ctx, c, address)
+	}
 	host := p.settings.Host
 	if host == "" {
 		host = address
@@ -89,7 +116,7 @@ func shortError(ctx context.Context, err error) error {
 		return errors.New("connection closed before a reply")
 	}
 	var op *net.OpError
-	if errors.As(err, &op) {
+	if errors.As(err, &op) && !errors.Is(err, reason.UpstreamTLS) { // that is short already
 		return fmt.Errorf("%s: %w", op.Op, op.Err)
 	}
 	return err

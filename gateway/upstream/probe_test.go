@@ -68,7 +68,7 @@ func probeOnce(t *testing.T, h HealthSettings, address string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	return newProber(h).probe(ctx, address)
+	return newProber(h, new(net.Dialer).DialContext).probe(ctx, address)
 }
 
 func TestHTTPProbe(t *testing.T) {
@@ -150,7 +150,9 @@ func TestProbeOfTheSilent(t *testing.T) {
 		})
 		ctx, cancel := context.WithCancelCause(context.Background())
 		result := make(chan error)
-		go func() { result <- newProber(HealthSettings{Type: "http", Path: "/"}).probe(ctx, address) }()
+		go func() {
+			result <- newProber(HealthSettings{Type: "http", Path: "/"}, new(net.Dialer).DialContext).probe(ctx, address)
+		}()
 		cancel(errors.New("closing"))
 		if err := <-result; err == nil {
 			t.Errorf("%q: healthy", kind)

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -66,7 +67,9 @@ type Settings struct {
 
 	// HealthCheck probes endpoints; nil: none.
 	HealthCheck *HealthSettings
-	Outlier     OutlierSettings
+	// Dial connects for probes, TLS included; nil: plain TCP.
+	Dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	Outlier OutlierSettings
 	// Breaker limits what goes out at once; the zero value means Envoy's defaults.
 	Breaker BreakerSettings
 
@@ -109,10 +112,15 @@ type DNSSettings struct {
 
 // HealthSettings are active probes.
 type HealthSettings struct {
-	// Type is "http" or "tcp".
+	// Type is "http", "tcp" or "grpc": the health service of gRPC
+	// (grpc.health.v1.Health), which needs HTTP/2.
 	Type string
 	// Path and Host of the HTTP probe. Host defaults to the endpoint's address.
 	Path, Host string
+	// Service that the gRPC probe asks about; empty: the server as a whole.
+	Service string
+	// HTTP2 has HTTP probes speak HTTP/2 where nothing else was agreed on by TLS.
+	HTTP2 bool
 	// Expect are the statuses that count as healthy; empty: 200 to 299.
 	Expect []StatusRange
 	// Interval and Timeout of a probe; 0 means 5 s and 1 s.
@@ -199,6 +207,9 @@ func (s Settings) withDefaults() (Settings, error) {
 		}
 		s.HealthCheck = &h
 	}
+	if s.Dial == nil {
+		s.Dial = new(net.Dialer).DialContext
+	}
 	s.Outlier.setDefaults()
 	setDefault(&s.Breaker, BreakerSettings{MaxConnections: 1024, MaxRequests: 1024, MaxPending: 1024, MaxRetries: 3})
 	if s.Log == nil {
@@ -245,8 +256,10 @@ func (h *HealthSettings) setDefaults() error {
 	if len(h.Expect) == 0 {
 		h.Expect = []StatusRange{{From: 200, To: 299}}
 	}
-	if h.Type != "http" && h.Type != "tcp" {
-		return fmt.Errorf("type %q is neither http nor tcp", h.Type)
+	switch h.Type {
+	case "http", "tcp", "grpc":
+	default:
+		return fmt.Errorf("type %q is not http, tcp or grpc", h.Type)
 	}
 	return nil
 }

@@ -31,6 +31,6 @@ func TestNewRefusesWhatCannotBe(t *testing.T) {
 		`endpoints[1].address: ":80": the host is missing`, `endpoints[2].address: "a:0": port "0" must be 1 to 65535`,
 		`endpoints[3].address: "a:http": port "http"`)
 	f(Settings{DNS: &DNSSettings{Name: "users", Server: "9.9.9.9"}}, `dns.name: "users": must be HOST:PORT`, `dns.server: "9.9.9.9": must be HOST:PORT`)
-	f(Settings{Endpoints: ok, HealthCheck: &HealthSettings{Type: "udp"}}, `health_check: type "udp" is neither http nor tcp`)
+	f(Settings{Endpoints: ok, HealthCheck: &HealthSettings{Type: "udp"}}, `health_check: type "udp" is not http, tcp or grpc`)
 	f(Settings{Endpoints: equal(maxEndpoints + 1)}, "endpoints: at most 32768, got 32769")
 }

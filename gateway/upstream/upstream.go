@@ -62,7 +62,7 @@ func build(s Settings, prev *Upstream, random func() uint64) (*Upstream, error) 
 	}
 	u.turn.Store(random() >> 1) // nodes that start together do not step together
 	if s.HealthCheck != nil {
-		u.probe = newProber(*s.HealthCheck)
+		u.probe = newProber(*s.HealthCheck, s.Dial)
 	}
 	if s.DNS != nil {
 		u.resolve = newResolver(s.DNS.Server)

@@ -18,11 +18,12 @@ const (
 	Reset                         // the connection broke before the reply head
 	Timeout                       // no reply head in time
 	ProtocolError                 // a reply that is not HTTP
+	TLSFailure                    // a connection, but no TLS with an endpoint that is trusted
 	Canceled                      // the client went away, or another try won
 	numOutcomes
 )
 
-var outcomeNames = [numOutcomes]string{"ok", "server_error", "connect_failure", "reset", "timeout", "protocol_error", "canceled"}
+var outcomeNames = [numOutcomes]string{"ok", "server_error", "connect_failure", "reset", "timeout", "protocol_error", "tls_failure", "canceled"}
 
 // String is the label value.
 func (o Outcome) String() string { return outcomeNames[o] }

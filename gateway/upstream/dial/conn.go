@@ -1,12 +1,16 @@
 package dial
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"sync/atomic"
 	"syscall"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
 // Conn is a connection after the handshake. As with every net.Conn, one
@@ -15,6 +19,8 @@ type Conn struct {
 	*tls.Conn
 	socket *socket
 	config *tls.Config // what the handshake was made with
+	asked  bool        // for our certificate
+	shown  bool        // it was
 	heard  bool        // the endpoint has said something; the reader's own
 	spoilt bool        // Quiet has been false once
 	probe  [1]byte
@@ -27,7 +33,19 @@ func newConn(nc net.Conn, config *tls.Config) *Conn {
 			s.open(rc)
 		}
 	}
-	return &Conn{Conn: tls.Client(s, config), socket: s, config: config}
+	c := &Conn{socket: s, config: config}
+	// config is this connection's own.
+	show := config.GetClientCertificate
+	config.GetClientCertificate = func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		c.asked = true
+		if show == nil {
+			return &tls.Certificate{}, nil // which says that there is none
+		}
+		c.shown = true
+		return show(r)
+	}
+	c.Conn = tls.Client(s, config)
+	return c
 }
 
 // Read implements net.Conn. It differs from tls.Conn's in three ways. An error
@@ -49,9 +67,26 @@ func (c *Conn) Read(p []byte) (int, error) {
 			err = io.ErrUnexpectedEOF
 		}
 	case !c.heard && isAlert(err):
-		err = explainAlert(err, c.config)
+		err = c.alert(err)
 	}
 	return n, err
+}
+
+// Accepted waits, at most until ctx ends, for the endpoint's word on our
+// certificate, if it asked for one: with TLS 1.3 that comes after the
+// handshake. Its error is reason.UpstreamTLS. Nothing can be sent afterwards.
+func (c *Conn) Accepted(ctx context.Context) error {
+	if !c.asked || c.ConnectionState().Version < tls.VersionTLS13 {
+		return nil
+	}
+	defer context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })()
+	if err := c.CloseWrite(); err != nil {
+		return nil //nolint:nilerr // the connection is going, and we asked for no more than it
+	}
+	if _, err := c.Read(c.probe[:]); errors.Is(err, reason.UpstreamTLS) {
+		return err
+	}
+	return nil
 }
 
 // Quiet reports, without waiting, that an idle connection is still open and

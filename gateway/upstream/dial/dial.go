@@ -120,7 +120,7 @@ func (d *Dialer) Dial(ctx context.Context, network, address string) (net.Conn, e
 	if err = c.HandshakeContext(ctx); err == nil {
 		err = d.agreed(c)
 	} else {
-		err = explain(ctx, err, config)
+		err = c.explain(ctx, err)
 	}
 	if err != nil {
 		_ = nc.Close() // without a word: there is nobody we trust

@@ -37,14 +37,14 @@ func (e *Error) Unwrap() []error {
 
 // explain says why a handshake has failed. What the caller did himself, by
 // ending ctx, he knows better.
-func explain(ctx context.Context, err error, c *tls.Config) error {
+func (c *Conn) explain(ctx context.Context, err error) error {
 	if errors.Is(ctx.Err(), context.Canceled) || errors.Is(err, net.ErrClosed) {
 		return err
 	}
-	return &Error{Detail: detail(ctx, err, c), Cause: err}
+	return &Error{Detail: c.detail(ctx, err), Cause: err}
 }
 
-func detail(ctx context.Context, err error, c *tls.Config) string {
+func (c *Conn) detail(ctx context.Context, err error) string {
 	var record tls.RecordHeaderError
 	var verify *tls.CertificateVerificationError
 	var pin *pinError
@@ -54,7 +54,7 @@ func detail(ctx context.Context, err error, c *tls.Config) string {
 	case errors.As(err, &pin):
 		return pin.Error()
 	case errors.As(err, &verify):
-		return certificateDetail(verify, c)
+		return certificateDetail(verify, c.config.ServerName)
 	case errors.As(err, &record):
 		if string(record.RecordHeader[:]) == "HTTP/" {
 			return "the endpoint speaks plain HTTP, not TLS"
@@ -63,23 +63,23 @@ func detail(ctx context.Context, err error, c *tls.Config) string {
 	case errors.Is(err, errNoCertificate):
 		return errNoCertificate.Error()
 	case isAlert(err):
-		return alertDetail(err, c)
+		return c.alertDetail(err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return "the endpoint closed the connection during the TLS handshake"
 	case strings.Contains(err.Error(), "unsupported protocol version"):
-		return versionDetail(c)
+		return c.versionDetail()
 	}
 	return "the TLS handshake failed: " + strings.TrimPrefix(err.Error(), "tls: ")
 }
 
 // certificateDetail is for certificates that do not verify.
-func certificateDetail(err *tls.CertificateVerificationError, c *tls.Config) string {
+func certificateDetail(err *tls.CertificateVerificationError, name string) string {
 	var host x509.HostnameError
 	var unknown x509.UnknownAuthorityError
 	var invalid x509.CertificateInvalidError
 	switch {
 	case errors.As(err, &host):
-		return fmt.Sprintf("certificate is for %s, not %s", names(host.Certificate), c.ServerName)
+		return fmt.Sprintf("certificate is for %s, not %s", names(host.Certificate), name)
 	case errors.As(err, &unknown):
 		if leaf := err.UnverifiedCertificates[0]; bytes.Equal(leaf.RawIssuer, leaf.RawSubject) {
 			return "certificate is self-signed"
@@ -127,14 +127,14 @@ func isAlert(err error) bool {
 	return errors.As(err, &op) && op.Op == "remote error"
 }
 
-// explainAlert is an alert of the endpoint as our error.
-func explainAlert(err error, c *tls.Config) error {
-	return &Error{Detail: alertDetail(err, c), Cause: err}
+// alert is an alert of the endpoint as our error.
+func (c *Conn) alert(err error) error {
+	return &Error{Detail: c.alertDetail(err), Cause: err}
 }
 
 // alertDetail tells of the alerts that somebody can do something about. Their
 // texts are all that crypto/tls shows of them.
-func alertDetail(err error, c *tls.Config) string {
+func (c *Conn) alertDetail(err error) string {
 	var op *net.OpError
 	errors.As(err, &op)
 	switch text := strings.TrimPrefix(op.Err.Error(), "tls: "); text {
@@ -142,16 +142,16 @@ func alertDetail(err error, c *tls.Config) string {
 		return "the endpoint requires a client certificate"
 	case "bad certificate", "unsupported certificate", "revoked certificate", "expired certificate",
 		"unknown certificate", "unknown certificate authority", "access denied":
-		if c.GetClientCertificate == nil {
+		if !c.shown {
 			return "the endpoint refused the handshake, perhaps for want of a client certificate: " + text
 		}
 		return "the endpoint refused our certificate: " + text
 	case "protocol version not supported":
-		return versionDetail(c)
+		return c.versionDetail()
 	case "no application protocol":
-		return "the endpoint did not agree to speak " + list(c.NextProtos)
+		return "the endpoint did not agree to speak " + list(c.config.NextProtos)
 	case "unrecognized name":
-		return "the endpoint does not know the name " + c.ServerName
+		return "the endpoint does not know the name " + c.config.ServerName
 	case "handshake failure", "insufficient security level":
 		return "the endpoint refused the handshake: no cipher in common, or a client certificate is missing"
 	default:
@@ -159,6 +159,6 @@ func alertDetail(err error, c *tls.Config) string {
 	}
 }
 
-func versionDetail(c *tls.Config) string {
-	return "the endpoint does not speak " + tls.VersionName(c.MinVersion) + " or later"
+func (c *Conn) versionDetail() string {
+	return "the endpoint does not speak " + tls.VersionName(c.config.MinVersion) + " or later"
 }

@@ -43,6 +43,10 @@ func (c *Conn) Do(call *transport.Call) error {
 // exchangePortable is exchange with nothing but net.Conn.
 func (c *Conn) exchangePortable() {
 	if !c.wrote {
+		if c.reused && !c.quiet() {
+			c.err = errStale
+			return
+		}
 		c.wrote = true
 		_, c.writeErr = c.nc.Write(c.call.Head)
 	}
@@ -75,8 +79,13 @@ func (c *Conn) failed(err error) *transport.Failure {
 		f.Reason = reason.ClientGone
 	case state == stateTimeout:
 		f.Reason = reason.UpstreamTimeout
+	case errors.Is(err, reason.UpstreamTLS): // it refused us before it looked at the request
+		f.Reason, f.Unsent = reason.UpstreamTLS, true
 	case c.refused != nil:
 		f.Reason, f.Cause = c.refused, errors.New(c.head.Detail)
+		if c.interims == 0 && isTLS(c.in[:c.w]) {
+			f.Cause = errSpeaksTLS
+		}
 	case c.writeErr != nil && !heard:
 		f.Cause, f.Stale = c.writeErr, c.reused
 	default:
@@ -84,6 +93,14 @@ func (c *Conn) failed(err error) *transport.Failure {
 	}
 	c.close()
 	return f
+}
+
+// errSpeaksTLS is for who forgot to say so.
+var errSpeaksTLS = errors.New("the endpoint speaks TLS, and its upstream has no tls settings")
+
+// isTLS reports that b begins like an alert or a handshake of TLS.
+func isTLS(b []byte) bool {
+	return len(b) >= 2 && (b[0] == 0x15 || b[0] == 0x16) && b[1] == 3
 }
 
 // parse looks for the final reply head in what has been received; true when

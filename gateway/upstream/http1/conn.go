@@ -24,6 +24,7 @@ type Conn struct {
 	nc   net.Conn
 	rc   syscall.RawConn // nil: not a plain socket
 	raw  rawState
+	calm quieter // nil: a plain socket, or nothing is known
 
 	next, prev *Conn        // guarded by Manager.mu
 	idleSince  atomic.Int64 // Manager.now when it became idle, 0 in use; set under Pool.mu
@@ -60,11 +61,19 @@ type Conn struct {
 func newConn(p *Pool, nc net.Conn) *Conn {
 	c := &Conn{pool: p, nc: nc, in: make([]byte, bufferSize)}
 	c.upload.done = make(chan struct{}, 1)
+	c.calm, _ = nc.(quieter)
 	c.openRaw()
 	p.open.Add(1)
 	p.manager.add(c)
 	return c
 }
+
+// quieter is a connection that is more than its socket, and can tell without
+// waiting that nothing has come on it; dial.Conn is one.
+type quieter interface{ Quiet() bool }
+
+// quietPortable is quiet where the socket tells nothing.
+func (c *Conn) quietPortable() bool { return c.calm == nil || c.calm.Quiet() }
 
 // close ends the connection for good.
 func (c *Conn) close() {

@@ -35,7 +35,7 @@ func (c *Conn) openRaw() {
 // nothing. Where that cannot be told it is taken to be so.
 func (c *Conn) quiet() bool {
 	if c.rc == nil {
-		return true
+		return c.quietPortable()
 	}
 	return c.rc.Control(c.raw.peek) == nil && c.raw.alive
 }

@@ -7,7 +7,8 @@ type rawState struct{}
 
 func (c *Conn) openRaw() {}
 
-// quiet cannot be told here: a dead connection is found by using it.
-func (c *Conn) quiet() bool { return true }
+// quiet cannot be told of a plain socket here: a dead connection is found by
+// using it.
+func (c *Conn) quiet() bool { return c.quietPortable() }
 
 func (c *Conn) exchange() { c.exchangePortable() }

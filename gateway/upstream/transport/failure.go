@@ -129,6 +129,8 @@ func (w *Waiting) DialFailure(err error) (f *Failure, blamed bool) {
 		return Fail(reason.Overloaded, err), false
 	case w.Over():
 		return w.Failure(err), false
+	case errors.Is(err, reason.UpstreamTLS):
+		return Fail(reason.UpstreamTLS, err), true
 	}
 	return Fail(reason.UpstreamConnect, err), true
 }

@@ -1,0 +1,162 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/http2"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// roundTrip sends one request by HTTP/2. The reply's body must be closed.
+func roundTrip(ctx context.Context, c net.Conn, r *http.Request) (*http.Response, error) {
+	r.URL.Scheme = "http"
+	if _, secure := protocolOf(c); secure {
+		r.URL.Scheme = "https"
+	}
+	r.Header.Set("User-Agent", "gatehouse-health")
+	t := http2.Transport{AllowHTTP: true, DisableCompression: true, MaxHeaderListSize: maxProbeReply}
+	cc, err := t.NewClientConn(c)
+	if err != nil {
+		return nil, shortError(ctx, err)
+	}
+	reply, err := cc.RoundTrip(r.WithContext(ctx))
+	if err != nil {
+		if strings.Contains(err.Error(), "looked like an HTTP/1.1 header") {
+			return nil, errors.New("the endpoint speaks HTTP/1.1, not HTTP/2")
+		}
+		return nil, shortError(ctx, err)
+	}
+	return reply, nil
+}
+
+func (p *httpProber) probeHTTP2(ctx context.Context, c net.Conn, address string) error {
+	u, err := url.ParseRequestURI(p.settings.Path)
+	if err != nil {
+		return err
+	}
+	u.Host = address
+	reply, err := roundTrip(ctx, c, &http.Request{Method: http.MethodGet, URL: u, Host: p.settings.Host, Header: http.Header{"Accept": {"*/*"}}})
+	if err != nil {
+		return err
+	}
+	_ = reply.Body.Close() // the connection goes with it
+	return p.judge(reply.StatusCode)
+}
+
+// grpcProber asks the health service of gRPC
+// (github.com/grpc/grpc/blob/master/doc/health-checking.md).
+type grpcProber struct {
+	service string
+	dial    dialFunc
+}
+
+func (p *grpcProber) probe(ctx context.Context, address string) error {
+	c, err := p.dial(ctx, "tcp", address)
+	if err != nil {
+		return shortError(ctx, err)
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })() // unblocks reads and writes
+	message := appendHealthRequest(nil, p.service)
+	reply, err := roundTrip(ctx, c, &http.Request{
+		Method: http.MethodPost, URL: &url.URL{Host: address, Path: "/grpc.health.v1.Health/Check"},
+		Header: http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}},
+		Body:   io.NopCloser(bytes.NewReader(message)), ContentLength: int64(len(message)),
+	})
+	if err != nil {
+		return err
+	}
+	defer reply.Body.Close() //nolint:errcheck // nothing was written
+	body, err := io.ReadAll(io.LimitReader(reply.Body, maxProbeReply))
+	if err != nil {
+		return shortError(ctx, err)
+	}
+	return p.judge(reply, body)
+}
+
+// judge tells what is wrong in the words of gRPC.
+func (p *grpcProber) judge(reply *http.Response, body []byte) error {
+	if reply.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %d", reply.StatusCode)
+	}
+	if t := reply.Header.Get("Content-Type"); !strings.HasPrefix(t, "application/grpc") {
+		return fmt.Errorf("the reply is not gRPC but %q", t)
+	}
+	status := reply.Trailer.Get("Grpc-Status")
+	message := reply.Trailer.Get("Grpc-Message")
+	if status == "" { // a reply without a message has everything in its head
+		status, message = reply.Header.Get("Grpc-Status"), reply.Header.Get("Grpc-Message")
+	}
+	switch status {
+	case "0":
+		return judgeHealth(body)
+	case "":
+		return errors.New("the reply has no grpc-status")
+	case "5": // NOT_FOUND
+		return fmt.Errorf("the endpoint's health service does not know the service %q", p.service)
+	case "12": // UNIMPLEMENTED
+		return errors.New("the endpoint does not implement grpc.health.v1.Health")
+	}
+	if text, err := url.PathUnescape(message); err == nil {
+		message = text
+	}
+	return fmt.Errorf("grpc-status %s: %s", status, strconv.Quote(message))
+}
+
+// appendHealthRequest is a grpc.health.v1.HealthCheckRequest in its frame.
+func appendHealthRequest(b []byte, service string) []byte {
+	b = append(b, 0, 0, 0, 0, 0)
+	if service != "" {
+		b = protowire.AppendTag(b, 1, protowire.BytesType)
+		b = protowire.AppendString(b, service)
+	}
+	binary.BigEndian.PutUint32(b[1:], uint32(len(b)-5))
+	return b
+}
+
+var errHealthReply = errors.New("the reply is not a grpc.health.v1.HealthCheckResponse")
+
+// judgeHealth reads a grpc.health.v1.HealthCheckResponse in its frame.
+func judgeHealth(b []byte) error {
+	if len(b) < 5 || b[0] != 0 || uint64(binary.BigEndian.Uint32(b[1:])) != uint64(len(b)-5) {
+		return errHealthReply
+	}
+	status := uint64(0) // proto3 leaves zero out
+	for b = b[5:]; len(b) > 0; {
+		number, kind, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return errHealthReply
+		}
+		b = b[n:]
+		if number == 1 && kind == protowire.VarintType {
+			status, n = protowire.ConsumeVarint(b)
+		} else {
+			n = protowire.ConsumeFieldValue(number, kind, b)
+		}
+		if n < 0 {
+			return errHealthReply
+		}
+		b = b[n:]
+	}
+	switch status {
+	case 0:
+		return errors.New("UNKNOWN")
+	case 1: // SERVING
+		return nil
+	case 2:
+		return errors.New("NOT_SERVING")
+	case 3:
+		return errors.New("SERVICE_UNKNOWN")
+	}
+	return errHealthReply
+}
