@@ -41,7 +41,7 @@ func (g *gone) leave() bool {
 }
 
 func TestAbort(t *testing.T) {
-	both(t, func(t *testing.T, s http1.Settings) {
+	each(t, func(t *testing.T, s http1.Settings) {
 		p := newPool(t, s, server(t, func(_ int, _ net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) }))
 		best := time.Hour
 		for range 5 {
@@ -133,7 +133,7 @@ func TestTimeouts(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			both(t, func(t *testing.T, s http1.Settings) {
+			each(t, func(t *testing.T, s http1.Settings) {
 				p := newPool(t, s, server(t, func(_ int, _ net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) }))
 				call := newCall()
 				call.Idle = tc.idle
@@ -157,7 +157,11 @@ func TestTimeouts(t *testing.T) {
 // A reply that keeps coming is not idle, and a deadline of an earlier request
 // never hits a later one on the same connection.
 func TestDeadlinesOfOneRequestOnly(t *testing.T) {
-	p := newPool(t, http1.Settings{}, server(t, func(_ int, c net.Conn, r *bufio.Reader) {
+	each(t, testDeadlines)
+}
+
+func testDeadlines(t *testing.T, s http1.Settings) {
+	p := newPool(t, s, server(t, func(_ int, c net.Conn, r *bufio.Reader) {
 		for readHead(r) {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
 			for range 5 {

@@ -3,20 +3,68 @@ package http1_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/dial"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var (
+	authority *tlstest.Authority
+	identity  *tls.Config // of every server here
+	prepare   sync.Once
+)
+
+// secure are settings with which connections speak TLS.
+func secure(t testing.TB) http1.Settings {
+	t.Helper()
+	prepare.Do(func() {
+		authority = tlstest.NewAuthority(t)
+		pair := authority.Issue(t, tlstest.Request{IPs: []net.IP{net.IPv4(127, 0, 0, 1)}})
+		identity = &tls.Config{Certificates: []tls.Certificate{pair.TLS(t)}}
+	})
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	tlstest.Write(t, file, authority.PEM())
+	d, err := dial.New(dial.Settings{TLS: &dial.TLSSettings{CAFile: file}, Protocols: []string{"http/1.1"}})
+	if err == nil {
+		err = d.Load()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return http1.Settings{Dial: d.Dial}
+}
+
+// begun is a connection of which the beginning has been read.
+type begun struct {
+	net.Conn
+	r io.Reader
+}
+
+func (c begun) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// accept speaks TLS with who speaks it first.
+func accept(c net.Conn) (net.Conn, *bufio.Reader) {
+	r := bufio.NewReader(c)
+	if first, err := r.Peek(1); err != nil || first[0] != 0x16 {
+		return c, r
+	}
+	s := tls.Server(begun{c, r}, identity)
+	return s, bufio.NewReader(s)
+}
 
 // server accepts connections by hand until the test ends.
 func server(t testing.TB, f func(n int, c net.Conn, r *bufio.Reader)) string {
@@ -39,7 +87,9 @@ func server(t testing.TB, f func(n int, c net.Conn, r *bufio.Reader)) string {
 			mu.Unlock()
 			wg.Go(func() {
 				defer c.Close()
-				f(n, c, bufio.NewReader(c))
+				s, r := accept(c)
+				defer s.Close()
+				f(n, s, r)
 			})
 		}
 	})
@@ -79,7 +129,7 @@ func plain(t testing.TB) string {
 }
 
 // wrapped is a connection that is not a *net.TCPConn, so that the portable
-// way is taken, as with TLS.
+// way is taken.
 type wrapped struct{ net.Conn }
 
 func dialWrapped(ctx context.Context, network, address string) (net.Conn, error) {
@@ -91,10 +141,17 @@ func dialWrapped(ctx context.Context, network, address string) (net.Conn, error)
 	return wrapped{c}, nil
 }
 
-// both runs f with direct use of sockets and without.
-func both(t *testing.T, f func(t *testing.T, s http1.Settings)) {
+// each runs f with direct use of sockets, without, and with TLS.
+func each(t *testing.T, f func(t *testing.T, s http1.Settings)) {
 	t.Run("raw", func(t *testing.T) { f(t, http1.Settings{}) })
 	t.Run("portable", func(t *testing.T) { f(t, http1.Settings{Dial: dialWrapped}) })
+	t.Run("tls", func(t *testing.T) { f(t, secure(t)) })
+}
+
+// exact runs f where a dead connection can be told from a live one.
+func exact(t *testing.T, f func(t *testing.T, s http1.Settings)) {
+	t.Run("raw", func(t *testing.T) { f(t, http1.Settings{}) })
+	t.Run("tls", func(t *testing.T) { f(t, secure(t)) })
 }
 
 func newPool(t testing.TB, s http1.Settings, address string) *http1.Pool {
@@ -143,7 +200,7 @@ func failure(t *testing.T, err error) *transport.Failure {
 }
 
 func TestReusesTheLastConnection(t *testing.T) {
-	both(t, func(t *testing.T, s http1.Settings) {
+	each(t, func(t *testing.T, s http1.Settings) {
 		p := newPool(t, s, plain(t))
 		for i := range 5 {
 			body, reused, err := do(p, newCall())
@@ -166,7 +223,7 @@ func TestConnectionsThatAreNotKept(t *testing.T) {
 		{"bytes behind chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\nHTTP"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			both(t, func(t *testing.T, s http1.Settings) {
+			each(t, func(t *testing.T, s http1.Settings) {
 				p := newPool(t, s, server(t, func(_ int, c net.Conn, r *bufio.Reader) {
 					for readHead(r) {
 						io.WriteString(c, tc.reply)
@@ -182,20 +239,22 @@ func TestConnectionsThatAreNotKept(t *testing.T) {
 		})
 	}
 	t.Run("unread rest", func(t *testing.T) {
-		p := newPool(t, http1.Settings{}, plain(t))
-		call := newCall()
-		c, err := p.Get(call, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Do(call); err != nil {
-			t.Fatal(err)
-		}
-		c.Read(make([]byte, 1))
-		c.Release()
-		if s := p.Stats(); s.Open != 0 {
-			t.Errorf("%+v", s)
-		}
+		each(t, func(t *testing.T, s http1.Settings) {
+			p := newPool(t, s, plain(t))
+			call := newCall()
+			c, err := p.Get(call, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Do(call); err != nil {
+				t.Fatal(err)
+			}
+			c.Read(make([]byte, 1))
+			c.Release()
+			if s := p.Stats(); s.Open != 0 {
+				t.Errorf("%+v", s)
+			}
+		})
 	})
 }
 
@@ -204,38 +263,40 @@ func TestConnectionsThatAreNotKept(t *testing.T) {
 func TestSpoiledIdleConnection(t *testing.T) {
 	for _, tc := range []struct{ name, more string }{{"closed", ""}, {"unasked bytes", "HTTP/1.1 408 Request Timeout\r\n\r\n"}} {
 		t.Run(tc.name, func(t *testing.T) {
-			spoiled := make(chan struct{})
-			p := newPool(t, http1.Settings{}, server(t, func(n int, c net.Conn, r *bufio.Reader) {
-				for readHead(r) {
-					io.WriteString(c, ok)
-					if n == 0 {
-						time.Sleep(5 * time.Millisecond)
-						io.WriteString(c, tc.more)
-						if tc.more == "" {
-							c.Close()
+			exact(t, func(t *testing.T, s http1.Settings) {
+				spoiled := make(chan struct{})
+				p := newPool(t, s, server(t, func(n int, c net.Conn, r *bufio.Reader) {
+					for readHead(r) {
+						io.WriteString(c, ok)
+						if n == 0 {
+							time.Sleep(5 * time.Millisecond)
+							io.WriteString(c, tc.more)
+							if tc.more == "" {
+								c.Close()
+							}
+							close(spoiled)
 						}
-						close(spoiled)
 					}
+				}))
+				if _, _, err := do(p, newCall()); err != nil {
+					t.Fatal(err)
 				}
-			}))
-			if _, _, err := do(p, newCall()); err != nil {
-				t.Fatal(err)
-			}
-			<-spoiled
-			time.Sleep(5 * time.Millisecond)
-			_, reused, err := do(p, newCall())
-			if f := failure(t, err); !reused || !f.Unsent || !f.Stale {
-				t.Errorf("reused %v, %+v", reused, f)
-			}
-			if body, _, err := do(p, newCall()); err != nil || body != "ok" {
-				t.Errorf("%q, %v", body, err)
-			}
+				<-spoiled
+				time.Sleep(5 * time.Millisecond)
+				_, reused, err := do(p, newCall())
+				if f := failure(t, err); !reused || !f.Unsent || !f.Stale {
+					t.Errorf("reused %v, %+v", reused, f)
+				}
+				if body, _, err := do(p, newCall()); err != nil || body != "ok" {
+					t.Errorf("%q, %v", body, err)
+				}
+			})
 		})
 	}
 }
 
 func TestIdleConnectionsGrowOld(t *testing.T) {
-	both(t, func(t *testing.T, s http1.Settings) {
+	each(t, func(t *testing.T, s http1.Settings) {
 		s.IdleTimeout = 100 * time.Millisecond
 		p := newPool(t, s, plain(t))
 		if _, _, err := do(p, newCall()); err != nil {
@@ -255,8 +316,12 @@ func waitFor(t *testing.T, what string, f func() bool) {
 }
 
 func TestLearnsTheEndpointsIdleTimeout(t *testing.T) {
+	exact(t, testLearning)
+}
+
+func testLearning(t *testing.T, s http1.Settings) {
 	learnt := make(chan time.Duration, 1)
-	s := http1.Settings{OnIdleClosed: func(d time.Duration) { learnt <- d }}
+	s.OnIdleClosed = func(d time.Duration) { learnt <- d }
 	p := newPool(t, s, server(t, func(_ int, c net.Conn, r *bufio.Reader) {
 		readHead(r)
 		io.WriteString(c, ok)

@@ -44,10 +44,13 @@ func (l *limiter) ReleasePending() { l.pending.Add(-1) }
 // Many requests over few connections to two endpoints: each gets its turn, the
 // limit holds, nothing is left behind, whatever order things happen in.
 func TestLimitIsSharedAndFair(t *testing.T) {
+	exact(t, testFairness)
+}
+
+func testFairness(t *testing.T, s http1.Settings) {
 	l := &limiter{maxOpen: 3, maxPending: 1000}
-	m := http1.NewManager()
-	a := newPool(t, http1.Settings{Manager: m, Limiter: l}, plain(t))
-	b := newPool(t, http1.Settings{Manager: m, Limiter: l}, plain(t))
+	s.Manager, s.Limiter = http1.NewManager(), l
+	a, b := newPool(t, s, plain(t)), newPool(t, s, plain(t))
 	var wg sync.WaitGroup
 	var failed atomic.Int32
 	for i := range 200 {

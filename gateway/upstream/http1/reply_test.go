@@ -16,7 +16,7 @@ import (
 // A body that does not fit into the kernel's buffers while the endpoint has
 // answered and reads no more.
 func TestEarlyReplyToALargeBody(t *testing.T) {
-	both(t, func(t *testing.T, s http1.Settings) {
+	each(t, func(t *testing.T, s http1.Settings) {
 		p := newPool(t, s, server(t, func(_ int, c net.Conn, r *bufio.Reader) {
 			readHead(r)
 			io.WriteString(c, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
@@ -35,7 +35,7 @@ func TestEarlyReplyToALargeBody(t *testing.T) {
 
 func TestHeadsSplitAtEveryByte(t *testing.T) {
 	const reply = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: u\r\n\r\n"
-	both(t, func(t *testing.T, s http1.Settings) {
+	each(t, func(t *testing.T, s http1.Settings) {
 		at := make(chan int, 1)
 		p := newPool(t, s, server(t, func(_ int, c net.Conn, r *bufio.Reader) {
 			for readHead(r) {
