@@ -66,7 +66,7 @@ type conn struct {
 	srv  *Server
 	nc   net.Conn
 	face net.Conn // what plugins see as the connection
-	// sock is the socket itself, for watching it; nil where there is none. raw is
+	// sock is the socket itself, for watching and parking it; nil where there is none. raw is
 	// the same where reading the socket is reading nc, nil otherwise (TLS).
 	sock, raw syscall.RawConn
 	tls       *exchange.TLS // nil: plain text

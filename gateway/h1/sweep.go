@@ -64,7 +64,10 @@ func (c *conn) sweep(now int64, closing bool) {
 		return
 	}
 	c.quiet++
-	if phase == phaseIdle && c.raw != nil && time.Duration(c.quiet)*tick >= c.srv.parkAfter {
+	// Also with TLS, if its handshake is over: a Read that is interrupted with
+	// nothing to return keeps half a record for the next, and leaves nothing that
+	// the socket would not tell of.
+	if phase == phaseIdle && c.sock != nil && time.Duration(c.quiet)*tick >= c.srv.parkAfter {
 		c.wantPark.Store(true)
 		c.kick()
 		return
