@@ -15,6 +15,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/control"
 	"github.com/gatehouse-proxy/gatehouse/gateway"
+	"github.com/gatehouse-proxy/gatehouse/gateway/acme"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
@@ -75,10 +76,16 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	if err != nil {
 		return err
 	}
-	n.gateway = gateway.New(gateway.Settings{Log: n.log, Metrics: n.metrics, AccessLog: n.accessLog, Tracer: n.tracer})
+	authorities, err := n.openACME(s)
+	if err != nil {
+		return err
+	}
+	n.gateway = gateway.New(gateway.Settings{
+		Log: n.log, Metrics: n.metrics, AccessLog: n.accessLog, Tracer: n.tracer, Challenges: authorities.Challenges(),
+	})
 	n.compiler, err = compile.New(compile.Settings{
 		Plugins: append(builtin(engines, sink), s.plugins...),
-		Log:     n.log, Metrics: n.metrics, Zone: c.Zone, Node: c.Name,
+		Log:     n.log, Metrics: n.metrics, Zone: c.Zone, Node: c.Name, ACME: authorities,
 	})
 	if err != nil {
 		return err
@@ -91,6 +98,23 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 		return err
 	}
 	return n.loop.Start(ctx, s.config, s.source)
+}
+
+// openACME makes what ACME certificates share. A node that has some and cannot
+// store them does not start: it would order them anew at every start, until
+// the authority has had enough.
+func (n *node) openACME(s nodeSettings) (*acme.Node, error) {
+	c := s.config.Node
+	node := acme.NewNode(acme.NodeSettings{
+		Dir: acme.DirIn(c.DataDir), Secret: c.SecretKey.Reveal(), KeyFile: acme.KeyFileIn(c.DataDir),
+		Version: s.version, Log: n.log,
+	})
+	for _, cert := range s.config.Certificates {
+		if cert.ACME != nil {
+			return node, node.Open()
+		}
+	}
+	return node, nil
 }
 
 // nodeName is the name in the config, or else the machine's.

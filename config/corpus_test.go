@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write the expected results anew; read t
 // environment is what the corpus may refer to.
 func environment(name string) (string, bool) {
 	v, ok := map[string]string{
-		"PORT": "8080", "HOST": "127.0.0.1", "SECRET": "0123456789abcdef", "EMPTY": "", "WORD": "abc",
+		"PORT": "8080", "HOST": "127.0.0.1", "SECRET": "0123456789abcdef", "LONG_SECRET": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3", "EMPTY": "", "WORD": "abc",
 	}[name]
 	return v, ok
 }

@@ -38,6 +38,10 @@ type Node struct {
 	Zone string `yaml:"zone"`
 	// Where the node keeps its own files, such as the token of the admin API. Relative to where the node is started.
 	DataDir string `yaml:"data_dir" default:"./data"`
+	// Encrypts the private keys that the node keeps in data_dir, at least 32
+	// bytes. Absent: data_dir/secret.key, made on first use. Give it, as
+	// ${ENV_NAME} or file:PATH, to keep it away from what it encrypts.
+	SecretKey unit.Secret `yaml:"secret_key"`
 	// The admin address: metrics, health, profiles.
 	Admin Admin `yaml:"admin"`
 	// Traces.

@@ -6,18 +6,60 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/config/unit"
 )
 
-// Certificate is a certificate with its private key, from files. They are read
-// again when they change; what cannot be used leaves the last good one in use.
+// Certificate is a certificate with its private key: from files (cert_file and
+// key_file), or from an authority by ACME (acme). Files are read again when they
+// change; what cannot be used leaves the last good one in use.
 type Certificate struct {
 	// PEM file with the certificate and the intermediate ones after it,
 	// relative to the config.
-	CertFile string `yaml:"cert_file" required:"true"`
+	CertFile string `yaml:"cert_file"`
 	// PEM file with its private key, not encrypted.
-	KeyFile string `yaml:"key_file" required:"true"`
+	KeyFile string `yaml:"key_file"`
 	// File with an OCSP response, DER or PEM, that is shown to clients (stapled)
 	// as long as it is good: have a job fetch it. Needs the issuer's certificate
 	// in cert_file.
 	OCSPFile string `yaml:"ocsp_file"`
+	// Let an authority such as Let's Encrypt issue it and renew it in time.
+	ACME *ACME `yaml:"acme"`
+}
+
+// ACME is a certificate that an authority issues (RFC 8555). It is ordered and
+// renewed in the background, after two thirds of its life, and kept encrypted
+// in node.data_dir. Until there is one, clients get the listener's other
+// certificates; while the authority cannot be reached, the last one is used.
+type ACME struct {
+	// DNS names it is for, all in one certificate. The authority must reach this
+	// node under each of them, on port 443 or 80.
+	Hosts []string `yaml:"hosts" required:"true"`
+	// You agree to the authority's terms of service; it must be true.
+	AcceptTerms bool `yaml:"accept_terms" default:"false"`
+	// Where the authority may write to. Optional.
+	Email string `yaml:"email"`
+	// The authority's directory. To try things out without running into Let's
+	// Encrypt's limits: https://acme-staging-v02.api.letsencrypt.org/directory.
+	Directory string `yaml:"directory" default:"https://acme-v02.api.letsencrypt.org/directory"`
+	// PEM file with the authorities that the directory's own certificate is
+	// checked against, for a private authority; relative to the config. Default:
+	// the system's.
+	CAFile string `yaml:"ca_file"`
+	// How to prove that the hosts are ours, the preferred way first. tls-alpn-01
+	// needs the node to be reachable on port 443 without TLS ending before it,
+	// http-01 on port 80. Both are answered ahead of routes, plugins and
+	// redirects.
+	Challenges []string `yaml:"challenges" default:"tls-alpn-01,http-01"`
+	// The kind of private key. Every certificate gets a new one.
+	KeyType string `yaml:"key_type" enum:"ecdsa_p256,rsa_2048" default:"ecdsa_p256"`
+	// Ties the account to one at the authority, for those that ask for it.
+	ExternalAccount *ExternalAccount `yaml:"external_account"`
+}
+
+// ExternalAccount is what an authority hands out to its customers (RFC 8555,
+// 7.3.4).
+type ExternalAccount struct {
+	// The key's identifier.
+	KeyID string `yaml:"key_id" required:"true"`
+	// The key, in base64url as the authority shows it.
+	HMACKey unit.Secret `yaml:"hmac_key" required:"true"`
 }
 
 // ListenerTLS makes a listener speak TLS 1.2 and 1.3, with forward secrecy and

@@ -10,8 +10,21 @@ import (
 )
 
 func (v *validator) certificates(p *problem.List) {
-	for name := range each(v.c.Certificates) {
-		under(p, "certificates", name).Check(isName(name), "", "a certificate's name %s", nameRule)
+	taken := map[string]string{} // the ACME certificate of a host
+	for name, c := range each(v.c.Certificates) {
+		cp := under(p, "certificates", name)
+		cp.Check(isName(name), "", "a certificate's name %s", nameRule)
+		files := c.CertFile != "" || c.KeyFile != ""
+		if !oneOf(cp, given([]string{"cert_file", "acme"}, files, c.ACME != nil), "cert_file", "acme") {
+			continue
+		}
+		if files {
+			cp.Check(c.CertFile != "", "cert_file", "is required")
+			cp.Check(c.KeyFile != "", "key_file", "is required")
+			continue
+		}
+		cp.Check(c.OCSPFile == "", "ocsp_file", "goes with cert_file only")
+		v.acme(name, c.ACME, taken, cp.Under("acme"))
 	}
 }
 

@@ -64,6 +64,9 @@ func (d *door) serve(ctx *fasthttp.RequestCtx, f exchange.Front) {
 		refuse(ctx, e, broken)
 		return
 	}
+	if g.answerChallenge(ctx, e) {
+		return
+	}
 	e.Route = choose(ctx, e, l)
 	if t := g.settings.Tracer; t != nil {
 		e.Trace, e.Span = t.Begin(&ctx.Request.Header, e.Route.Name)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/acme"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/h1"
 	"github.com/gatehouse-proxy/gatehouse/gateway/listener"
@@ -35,6 +36,8 @@ type Settings struct {
 	Metrics   *metrics.Metrics
 	AccessLog *accesslog.Log // nil: none
 	Tracer    *trace.Tracer  // nil: no spans
+	// Challenges are those of certificate authorities; nil: there are none.
+	Challenges *acme.Challenges
 }
 
 // Gateway is the data plane of one node. Swap, Drain and Close are for one

@@ -24,7 +24,7 @@ func (d *door) secure(t *tlsterm.Terminator) func(net.Conn) (net.Conn, error) {
 			d.countHandshake(c)
 			return c, nil
 		}
-		if !errors.Is(err, tlsterm.ErrNothingSaid) {
+		if !errors.Is(err, tlsterm.ErrNothingSaid) && !errors.Is(err, tlsterm.ErrChallenge) {
 			d.refusedConnection(reason.From(err), nc, secured)
 		}
 		return nil, err

@@ -84,7 +84,10 @@ func (c *Compiler) watchCertificates(units *snapshot.Units) {
 		out := make([]metrics.Certificate, len(list))
 		for i, cert := range list {
 			s := cert.Stats()
-			out[i] = metrics.Certificate{Name: s.Name, NotAfter: s.NotAfter, OCSP: s.OCSP, OCSPUntil: s.OCSPUntil, Loaded: s.Loaded, Failed: s.Failed}
+			out[i] = metrics.Certificate{
+				Name: s.Name, NotAfter: s.NotAfter, OCSP: s.OCSP, OCSPUntil: s.OCSPUntil, Loaded: s.Loaded, Failed: s.Failed,
+				Ordered: s.Ordered, Next: s.Next, Orders: s.Orders,
+			}
 		}
 		return out
 	})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
+	"github.com/gatehouse-proxy/gatehouse/gateway/acme"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http2"
@@ -29,6 +30,8 @@ type Settings struct {
 	Metrics *metrics.Metrics
 	// Node and Zone name where this is.
 	Node, Zone string
+	// ACME is what the node's ACME certificates share; nil: they cannot be had.
+	ACME *acme.Node
 }
 
 // Compiler compiles configs. It is for one goroutine at a time.
@@ -43,6 +46,9 @@ type Compiler struct {
 
 // New returns a compiler; two plugins of one name are an error.
 func New(s Settings) (*Compiler, error) {
+	if s.ACME == nil {
+		s.ACME = acme.NewNode(acme.NodeSettings{Log: s.Log})
+	}
 	c := &Compiler{settings: s, factories: map[string]plugins.Factory{}, http1: http1.NewManager(), http2: http2.NewManager()}
 	for _, f := range s.Plugins {
 		if _, twice := c.factories[f.Name]; twice {
@@ -134,7 +140,7 @@ func (c *Compiler) Build(ctx context.Context, cfg *config.Config, src *config.So
 	}
 	b.directories()
 	b.upstreams()
-	b.certificates()
+	b.certificates(ctx)
 	terminators := b.terminators()
 	routes := b.routes()
 	if mode != DryRun {

@@ -118,7 +118,8 @@ func (c *Compiler) observer(name string) *observer {
 }
 
 // Live is told that a result has become the running snapshot: its upstreams
-// are counted from now on, and those that it does not have are forgotten.
+// are counted from now on, those that it does not have are forgotten, and units
+// that need the node to be reachable begin their work.
 func (c *Compiler) Live(r *Result) {
 	c.observers.Range(func(name, _ any) bool {
 		if !slices.Contains(r.Upstreams, name.(string)) {
@@ -128,6 +129,9 @@ func (c *Compiler) Live(r *Result) {
 	})
 	c.watchCertificates(r.Snapshot.Units)
 	r.Snapshot.Units.Each(func(_ string, u snapshot.Unit) {
+		if l, ok := u.(interface{ Live() }); ok {
+			l.Live()
+		}
 		if up, ok := u.(*upstream.Upstream); ok {
 			c.observer(up.Name()).m.Watch(func() metrics.UpstreamCounts { return counts(up) })
 		}

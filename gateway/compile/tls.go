@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"context"
 	"crypto/tls"
 	"maps"
 	"path/filepath"
@@ -15,11 +16,15 @@ const certificateKey = "certificate/"
 // certificates builds what listeners show. One that cannot be loaded is a
 // problem; with ServeTheRest it is a unit all the same, which follows its files
 // and is served once they are mended.
-func (b *build) certificates() {
+func (b *build) certificates(ctx context.Context) {
 	for _, name := range slices.Sorted(maps.Keys(b.cfg.Certificates)) {
 		c := b.cfg.Certificates[name]
 		key := certificateKey + name
 		path := "certificates." + name
+		if c.ACME != nil {
+			b.acme(ctx, name, c.ACME)
+			continue
+		}
 		sum := digest(c, b.src.Dir)
 		if _, same := b.units.Reuse(b.prev, key, sum); same {
 			continue
@@ -92,7 +97,7 @@ func (b *build) tlsSettings(name string, c *config.ListenerTLS) tlsterm.Settings
 	s := tlsterm.Settings{
 		Listener: name, MinVersion: tls.VersionTLS12, HandshakeTimeout: c.HandshakeTimeout.D(),
 		Protocols: c.ALPN, StrictNames: c.StrictNames,
-		Changes: &b.changes, Log: b.settings.Log,
+		Changes: &b.changes, Log: b.settings.Log, Challenge: b.settings.ACME.Challenges().TLS,
 	}
 	if r := c.HandshakesPerClient; r != nil {
 		s.HandshakesPerClient = tlsterm.Rate{Limit: r.Limit, Per: r.Per.D()}

@@ -37,6 +37,7 @@ var (
 var (
 	TLSHandshakeFailed   = add("tls_handshake_failed", 400, "TLS", "The TLS handshake failed.")
 	TLSHandshakeTimeout  = add("tls_handshake_timeout", 408, "DT", "The TLS handshake was not completed in time.")
+	TLSNoCertificate     = add("tls_no_certificate", 503, "TLS", "There is no certificate to show yet.")
 	TLSClientCertificate = add("tls_client_certificate", 403, "UAEX", "A valid client certificate is required.")
 	TLSHandshakesLimited = add("tls_handshakes_limited", 429, "RL", "Too many TLS handshakes.")
 	TLSNoProtocol        = add("tls_no_protocol", 400, "TLS", "The client and this port speak no protocol in common.")

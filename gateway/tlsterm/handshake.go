@@ -46,11 +46,16 @@ var ErrNothingSaid = errors.New("the connection ended before a handshake began")
 
 var errNoAuthorities = errors.New("the authorities of client certificates could not be loaded")
 
+// ErrChallenge is the end of a connection by which an authority made sure that
+// a name is ours: it has seen what it wanted, and there is nothing else to say.
+var ErrChallenge = errors.New("a challenge of a certificate authority was answered")
+
 // attempt is what is noted of a handshake while it is made.
 type attempt struct {
 	said        bool     // a ClientHello has come
 	protocols   []string // that the client offers
 	unknownName bool     // no certificate is for the name it asked for
+	challenge   bool     // it is an authority's, and is answered
 }
 
 // attemptKey is where a handshake's context keeps its *attempt.
@@ -74,12 +79,34 @@ func (t *Terminator) hear(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	if !t.charge(hello.Conn, cost) {
 		return nil, errTooMany
 	}
-	return nil, nil
+	return t.challenged(hello), nil
+}
+
+// challengeProtocol is all that an authority offers by ALPN (RFC 8737, 3).
+const challengeProtocol = "acme-tls/1"
+
+// challenged is what answers an authority, while a challenge for this very name
+// is pending; nil otherwise: then nobody speaks the authority's protocol here,
+// and the handshake fails by that.
+func (t *Terminator) challenged(hello *tls.ClientHelloInfo) *tls.Config {
+	a := attemptOf(hello)
+	if a == nil || t.s.Challenge == nil || len(hello.SupportedProtos) != 1 || hello.SupportedProtos[0] != challengeProtocol {
+		return nil
+	}
+	cert := t.s.Challenge(strings.ToLower(hello.ServerName))
+	if cert == nil {
+		return nil
+	}
+	a.challenge = true
+	return &tls.Config{
+		Certificates: []tls.Certificate{*cert}, NextProtos: []string{challengeProtocol},
+		MinVersion: tls.VersionTLS12, CipherSuites: suites, SessionTicketsDisabled: true,
+	}
 }
 
 // Handshake makes the handshake on nc. Its error is a *reason.Refusal, of which
-// the client has been told as well as the protocol allows, or ErrNothingSaid;
-// nc is then to be closed. Closing nc interrupts it.
+// the client has been told as well as the protocol allows, or ErrNothingSaid or
+// ErrChallenge; nc is then to be closed. Closing nc interrupts it.
 func (t *Terminator) Handshake(nc net.Conn) (*Conn, error) {
 	if t.exhausted(nc) {
 		reset(nc)
@@ -100,6 +127,10 @@ func (t *Terminator) Handshake(nc net.Conn) (*Conn, error) {
 	}
 	if err != nil {
 		return nil, t.refuse(nc, err, a)
+	}
+	if a.challenge {
+		_ = c.CloseWrite() // whether it arrives or not
+		return nil, ErrChallenge
 	}
 	s := c.ConnectionState()
 	if s.NegotiatedProtocol == "" && t.needsProtocol() {
@@ -144,6 +175,9 @@ func (t *Terminator) refuse(nc net.Conn, err error, a *attempt) error {
 		_, _ = nc.Write(plainReply()) // whether it arrives or not
 		linger(nc)
 		return reason.TLSRequired
+	case errors.Is(err, errNoCertificate):
+		linger(nc)
+		return reason.TLSNoCertificate.Wrap(err)
 	case errors.As(err, &verify), errors.Is(err, errClientCertificate):
 		linger(nc)
 		return reason.TLSClientCertificate.Wrap(err)

@@ -32,6 +32,9 @@ type Settings struct {
 	Listener string
 	// Certificates, the default first; not empty.
 	Certificates []CertSource
+	// Challenge returns the certificate that answers an authority's challenge for
+	// a name, in lower case (RFC 8737); nil if none is pending. May be nil.
+	Challenge func(name string) *tls.Certificate
 	// MinVersion is tls.VersionTLS12 or tls.VersionTLS13.
 	MinVersion uint16
 	// Protocols are offered by ALPN, the most wanted first. Empty: none is agreed

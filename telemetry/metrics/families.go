@@ -80,7 +80,10 @@ var (
 	configBroken     = define(KindGauge, "gatehouse_config_routes_broken", "Routes of the live config that do not work on this node.")
 	certNotAfter     = define(KindGauge, "gatehouse_certificate_not_after_timestamp_seconds", "When the certificate in use expires, seconds since 1970; 0 while none could be loaded. Days left: (X - time()) / 86400.", "certificate")
 	certOCSP         = define(KindGauge, "gatehouse_certificate_ocsp_next_update_timestamp_seconds", "Until when the OCSP response shown with the certificate is valid, seconds since 1970; 0 while none can be shown. Only of certificates with an ocsp_file.", "certificate")
-	certLoads        = define(KindCounter, "gatehouse_certificate_loads_total", "Certificates put in use, and errors met while following their files.", "certificate", "result")
+	certLoads        = define(KindCounter, "gatehouse_certificate_loads_total", "Certificates put in use, and errors met while following their files or ordering them.", "certificate", "result")
+	certOrders       = define(KindCounter, "gatehouse_certificate_orders_total", "Orders at a certificate authority, by what became of them: success, unreachable, rate_limited, challenge_failed, refused or unusable (storage, files of authorities).", "certificate", "result")
+	certOrdered      = define(KindGauge, "gatehouse_certificate_last_order_timestamp_seconds", "When an authority last issued the certificate, seconds since 1970; 0: not since the node started.", "certificate")
+	certNext         = define(KindGauge, "gatehouse_certificate_next_order_timestamp_seconds", "When the authority is asked next: a renewal, or another try after a failure; 0: at once.", "certificate")
 	accessLogLines   = define(KindCounter, "gatehouse_accesslog_lines_total", "Access log lines, by what became of them.", "result")
 	traceSpans       = define(KindCounter, "gatehouse_trace_spans_total", "Spans, by what became of them.", "result")
 	panics           = define(KindCounter, "gatehouse_node_panics_total", "Panics caught while serving a request.")
@@ -91,7 +94,7 @@ var (
 		upstreamActive, upstreamOpen, upstreamConnects, connectFailures, healthy, ejections, probes,
 		listenerOpen, listenerAccepted, listenerRefused, listenerRefusals, handshakes, unknownNames, acceptErrors,
 		configRevision, configOK, configTime, configTook, configReloads, configBroken,
-		certNotAfter, certOCSP, certLoads,
+		certNotAfter, certOCSP, certLoads, certOrders, certOrdered, certNext,
 		accessLogLines, traceSpans, panics,
 	}
 )

@@ -124,6 +124,11 @@ type Certificate struct {
 	OCSPUntil time.Time
 	// Loaded counts contents put in use, Failed errors met since.
 	Loaded, Failed uint64
+	// Orders counts what became of orders by outcome, Ordered is when the last
+	// one succeeded, Next when the authority is asked next. Orders is nil for
+	// certificates from files.
+	Orders        map[string]uint64
+	Ordered, Next time.Time
 }
 
 // Certificates makes the certificates of the live config visible; list takes
@@ -135,20 +140,28 @@ func (m *Metrics) Certificates(list func() []Certificate) {
 }
 
 func (c *Certificate) collect(e *emit) {
-	at := 0.0
-	if !c.NotAfter.IsZero() {
-		at = float64(c.NotAfter.Unix())
-	}
-	e.gauge(certNotAfter, at, c.Name)
+	e.gauge(certNotAfter, seconds(c.NotAfter), c.Name)
 	if c.OCSP {
-		until := 0.0
-		if !c.OCSPUntil.IsZero() {
-			until = float64(c.OCSPUntil.Unix())
-		}
-		e.gauge(certOCSP, until, c.Name)
+		e.gauge(certOCSP, seconds(c.OCSPUntil), c.Name)
 	}
 	e.counter(certLoads, c.Loaded, c.Name, "success")
 	e.counter(certLoads, c.Failed, c.Name, "failure")
+	if c.Orders == nil {
+		return
+	}
+	for outcome, n := range c.Orders {
+		e.counter(certOrders, n, c.Name, outcome)
+	}
+	e.gauge(certOrdered, seconds(c.Ordered), c.Name)
+	e.gauge(certNext, seconds(c.Next), c.Name)
+}
+
+// seconds since 1970; 0 for no time.
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.Unix())
 }
 
 // Retain forgets the routes, upstreams and listeners that are not named: after

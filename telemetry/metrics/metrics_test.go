@@ -105,7 +105,11 @@ func TestUpstreamListenerConfigRefusals(t *testing.T) {
 	m.AccessLog(func() (uint64, uint64) { return 5, 2 })
 	m.Traces(func() (uint64, uint64) { return 3, 1 })
 	m.Certificates(func() []metrics.Certificate {
-		return []metrics.Certificate{{Name: "api", NotAfter: time.Unix(2000, 0), Loaded: 2, Failed: 1}, {Name: "none"}}
+		return []metrics.Certificate{
+			{Name: "api", NotAfter: time.Unix(2000, 0), Loaded: 2, Failed: 1},
+			{Name: "none"},
+			{Name: "shop", Orders: map[string]uint64{"success": 2, "refused": 0}, Ordered: time.Unix(3000, 0)},
+		}
 	})
 	want(t, scrape(t, m),
 		`gatehouse_upstream_responses_total{code="200",upstream="api"} 1`,
@@ -143,6 +147,10 @@ func TestUpstreamListenerConfigRefusals(t *testing.T) {
 		`gatehouse_certificate_not_after_timestamp_seconds{certificate="none"} 0`,
 		`gatehouse_certificate_loads_total{certificate="api",result="success"} 2`,
 		`gatehouse_certificate_loads_total{certificate="api",result="failure"} 1`,
+		`gatehouse_certificate_orders_total{certificate="shop",result="success"} 2`,
+		`gatehouse_certificate_orders_total{certificate="shop",result="refused"} 0`,
+		`gatehouse_certificate_last_order_timestamp_seconds{certificate="shop"} 3000`,
+		`gatehouse_certificate_next_order_timestamp_seconds{certificate="shop"} 0`,
 	)
 }
 

@@ -55,12 +55,12 @@ var layers = [][]string{
 	{"gateway/snapshot", "gateway/listener"},
 	{"gateway/proxy"},
 	{"plugins", "waf"},
-	{"gateway/h1", "gateway/h3", "gateway/l4", "gateway/udp", "gateway/tlsterm"},
+	{"gateway/h1", "gateway/h3", "gateway/l4", "gateway/udp", "gateway/tlsterm", "gateway/acme"},
 	{"gateway/pipeline", "gateway/upstream", "gateway/action"},
 	{"gateway/attribute"},
 	{"gateway/exchange", "gateway/route", "gateway/target"},
 	{"gateway/wire", "gateway/proxyproto", "gateway/splice"},
-	{"gateway/reason", "gateway/filewatch", "ratelimit", "telemetry", "config"},
+	{"gateway/reason", "gateway/filewatch", "gateway/seal", "ratelimit", "telemetry", "config"},
 	{"gateway/grpc"},
 }
 

@@ -1,0 +1,147 @@
+package acme
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/acme"
+)
+
+// orderTimeout is for a whole order. Authorities validate within seconds, but
+// may queue.
+const orderTimeout = 10 * time.Minute
+
+// order gets a certificate by one kind of challenge. The caller holds the lock.
+func (s *Source) order(ctx context.Context, c *acme.Client, kind Kind) (*tls.Certificate, error) {
+	o, err := c.AuthorizeOrder(ctx, acme.DomainIDs(s.s.Hosts...))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.prove(ctx, c, o.AuthzURLs, kind); err != nil {
+		if s.running.Err() == nil { // a node that stops does not wait for this
+			s.giveUp(ctx, c, o.AuthzURLs)
+		}
+		return nil, err
+	}
+	if o, err = c.WaitOrder(ctx, o.URI); err != nil {
+		return nil, err
+	}
+	key, err := newKey(s.s.RSA)
+	if err != nil {
+		return nil, err
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: s.s.Hosts}, key)
+	if err != nil {
+		return nil, err
+	}
+	chain, _, err := c.CreateCertFromOrder(ctx, o, csr, true)
+	if err != nil {
+		return nil, err
+	}
+	return s.accept(chain, key)
+}
+
+// errNoKind: the authority has no such challenge for this host.
+var errNoKind = errors.New("the authority does not offer this challenge")
+
+// prove proves that the hosts are ours: the authority looks at all of them at
+// the same time.
+func (s *Source) prove(ctx context.Context, c *acme.Client, urls []string, kind Kind) error {
+	for _, url := range urls {
+		done, err := s.authorize(ctx, c, url, kind)
+		if err != nil {
+			return err
+		}
+		defer done() // when the authority has seen all
+	}
+	for _, url := range urls {
+		if _, err := c.WaitAuthorization(ctx, url); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// authorize has the authority look at one host, unless it has done so lately.
+// done ends the answering.
+func (s *Source) authorize(ctx context.Context, c *acme.Client, url string, kind Kind) (done func(), err error) {
+	z, err := c.GetAuthorization(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	if z.Status == acme.StatusValid {
+		return func() {}, nil
+	}
+	host := strings.ToLower(z.Identifier.Value)
+	for _, challenge := range z.Challenges {
+		if challenge.Type != string(kind) {
+			continue
+		}
+		done, err := s.prepare(c, challenge.Token, host, kind)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := c.Accept(ctx, challenge); err != nil {
+			done()
+			return nil, err
+		}
+		return done, nil
+	}
+	return nil, fmt.Errorf("%s for %q: %w", kind, host, errNoKind)
+}
+
+// prepare has a challenge answered until done is called.
+func (s *Source) prepare(c *acme.Client, token, host string, kind Kind) (done func(), err error) {
+	if kind == HTTP01 {
+		answer, err := c.HTTP01ChallengeResponse(token)
+		if err != nil {
+			return nil, err
+		}
+		return s.node.challenges.addHTTP(token, answer), nil
+	}
+	cert, err := c.TLSALPN01ChallengeCert(token, host)
+	if err != nil {
+		return nil, err
+	}
+	return s.node.challenges.addTLS(host, &cert), nil
+}
+
+// giveUp takes back what was asked of the authority: pending authorizations
+// count against its limits. That it worked does not matter.
+func (s *Source) giveUp(ctx context.Context, c *acme.Client, urls []string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	for _, url := range urls {
+		if z, err := c.GetAuthorization(ctx, url); err == nil && z.Status == acme.StatusPending {
+			_ = c.RevokeAuthorization(ctx, url) // see above
+		}
+	}
+}
+
+// accept makes sure that the authority issued what was ordered.
+func (s *Source) accept(chain [][]byte, key crypto.Signer) (*tls.Certificate, error) {
+	leaf, err := x509.ParseCertificate(chain[0]) // the client has seen that there is one
+	if err != nil {
+		return nil, fmt.Errorf("the authority issued a malformed certificate: %w", err)
+	}
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(leaf.PublicKey) {
+		return nil, errors.New("the authority issued a certificate for another key")
+	}
+	for _, host := range s.s.Hosts {
+		if err := leaf.VerifyHostname(host); err != nil {
+			return nil, fmt.Errorf("the authority issued a certificate for other names: %w", err)
+		}
+	}
+	if !time.Now().Before(leaf.NotAfter) {
+		return nil, fmt.Errorf("the authority issued a certificate that ended on %s; is this clock right?", leaf.NotAfter)
+	}
+	return &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}, nil
+}
