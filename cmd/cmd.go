@@ -26,6 +26,7 @@ const (
 type commands struct {
 	Run          runCommand          `cmd:"" help:"Run a node."`
 	Check        checkCommand        `cmd:"" help:"Check config files: every problem, with its place."`
+	Status       statusCommand       `cmd:"" help:"Tell how a running node is: config, upstreams, certificates."`
 	Explain      explainCommand      `cmd:"" help:"Tell which route, plugins and upstream a request would take, without sending it."`
 	Demo         demoCommand         `cmd:"" help:"Start two sample upstreams and the gateway on loopback, and print commands to try."`
 	Schema       schemaCommand       `cmd:"" help:"Print the JSON schema of the config, for editors."`

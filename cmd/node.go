@@ -28,6 +28,7 @@ import (
 
 // node is one running process, assembled. It is built and closed by one goroutine.
 type node struct {
+	version   string
 	log       *slog.Logger
 	config    *config.Config
 	metrics   *metrics.Metrics
@@ -53,7 +54,7 @@ type nodeSettings struct {
 
 // newNode builds and starts a node. On an error everything started so far is stopped.
 func newNode(ctx context.Context, s nodeSettings) (*node, error) {
-	n := &node{config: s.config}
+	n := &node{config: s.config, version: s.version}
 	if err := n.open(ctx, s); err != nil {
 		_ = n.close(ctx) // why it did not start says more
 		return nil, err
@@ -188,30 +189,6 @@ func (n *node) openAdmin(ctx context.Context, c config.Node) (err error) {
 		return err
 	}
 	return n.admin.Start(ctx)
-}
-
-// status is what /readyz and /api/v1/status show.
-type status struct {
-	Node        string         `json:"node"`
-	Zone        string         `json:"zone,omitempty"`
-	Config      control.Status `json:"config"`
-	Connections map[string]int `json:"connections"`
-	Upstreams   any            `json:"upstreams"`
-	// Certificates of files and of ACME alike.
-	Certificates []compile.CertificateStatus `json:"certificates"`
-}
-
-func (n *node) status() status {
-	open, idle, tunnels := n.gateway.Connections()
-	s := status{
-		Node: nodeName(n.config.Node), Zone: n.config.Node.Zone, Config: n.loop.Status(),
-		Connections: map[string]int{"open": open, "idle": idle, "tunnels": tunnels},
-	}
-	if snap := n.gateway.Current(); snap != nil && snap.TryRef() {
-		s.Upstreams, s.Certificates = compile.UpstreamStatus(snap), compile.CertificatesStatus(snap)
-		snap.Release()
-	}
-	return s
 }
 
 // stop drains: readiness fails first, then listeners close, requests in flight

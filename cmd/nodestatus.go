@@ -1,0 +1,58 @@
+package cmd
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/gatehouse-proxy/gatehouse/control"
+	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
+)
+
+// status is what /readyz and /api/v1/status show, and `gatehouse status` reads.
+type status struct {
+	Node        string                     `json:"node"`
+	Zone        string                     `json:"zone,omitempty"`
+	Version     string                     `json:"version"`
+	Config      control.Status             `json:"config"`
+	Listeners   []listenerStatus           `json:"listeners"`
+	Connections connectionStatus           `json:"connections"`
+	Upstreams   map[string]upstream.Status `json:"upstreams"`
+	// Certificates of files and of ACME alike.
+	Certificates []compile.CertificateStatus `json:"certificates"`
+}
+
+type listenerStatus struct {
+	Name string `json:"name"`
+	// Address is the one bound: with port 0 in the config, what the system chose.
+	Address string `json:"address"`
+	TLS     bool   `json:"tls"`
+}
+
+type connectionStatus struct {
+	Open    int `json:"open"`
+	Idle    int `json:"idle"`
+	Tunnels int `json:"tunnels"`
+}
+
+func (n *node) status() status {
+	open, idle, tunnels := n.gateway.Connections()
+	s := status{
+		Node: nodeName(n.config.Node), Zone: n.config.Node.Zone, Version: n.version, Config: n.loop.Status(),
+		Connections: connectionStatus{open, idle, tunnels},
+	}
+	snap := n.gateway.Current()
+	if snap == nil || !snap.TryRef() {
+		return s
+	}
+	defer snap.Release()
+	s.Upstreams, s.Certificates = compile.UpstreamStatus(snap), compile.CertificatesStatus(snap)
+	bound := n.gateway.Addresses()
+	for _, l := range snap.Listeners {
+		if a := bound[l.Name]; a != nil {
+			s.Listeners = append(s.Listeners, listenerStatus{Name: l.Name, Address: a.String(), TLS: l.TLS != nil})
+		}
+	}
+	slices.SortFunc(s.Listeners, func(a, b listenerStatus) int { return cmp.Compare(a.Name, b.Name) })
+	return s
+}
