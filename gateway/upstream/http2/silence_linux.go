@@ -2,6 +2,7 @@ package http2
 
 import (
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -10,10 +11,12 @@ import (
 // limitSilence has TCP end a connection when what was sent is not acknowledged
 // for so long.
 func limitSilence(nc net.Conn, d time.Duration) {
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // TLS
-		nc = t.NetConn()
+	for range 3 { // TLS, and whatever is around the socket
+		if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+			nc = t.NetConn()
+		}
 	}
-	t, ok := nc.(*net.TCPConn)
+	t, ok := nc.(syscall.Conn)
 	if !ok {
 		return
 	}

@@ -128,7 +128,7 @@ func (p *Pool) connect() (*link, error) {
 
 // failed counts a dial that came to nothing by the endpoint's fault.
 func (p *Pool) failed(err error) error {
-	if !reason.OwnFault(err) {
+	if !reason.OwnFault(err) && !errors.Is(err, transport.ErrOtherProtocol) {
 		p.failures.Add(1)
 	}
 	return err

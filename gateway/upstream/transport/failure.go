@@ -62,6 +62,10 @@ func BodyReason(err error) *reason.Reason {
 // request that waits for one.
 var ErrOverflow = errors.New("too many connections, and too many requests wait for one")
 
+// ErrOtherProtocol is why a dialer gives no connection: the endpoint can be
+// reached, but has chosen to speak another protocol. It is no failure of anybody.
+var ErrOtherProtocol = errors.New("the endpoint has chosen another protocol")
+
 // Waiting is a call that has no connection yet. Its context ends with the
 // call's deadline, or when its client goes away.
 type Waiting struct {
