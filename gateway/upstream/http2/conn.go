@@ -2,6 +2,7 @@ package http2
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -52,7 +53,9 @@ type Conn struct {
 	head     wire.RespHead
 	raw      []byte // the reply's head in HTTP/1 form
 	trailers []byte
+	left     int64 // of the body; below 0: not known
 	complete bool
+	lingers  bool // complete, but the stream's end has not been seen
 	trailing bool // the body is empty, but trailers follow it
 	got      bool // some of the body has been read
 }
@@ -143,10 +146,23 @@ func (c *Conn) Do(call *transport.Call) error {
 // Release implements transport.Conn.
 func (c *Conn) Release() (bodyErr error) {
 	c.retire()
-	clean := c.finish()
 	bodyErr = c.upload.failure()
-	c.leave(clean)
+	if c.lingers && !c.upload.pending() {
+		c.upload.stop()
+		go c.linger()
+		return bodyErr
+	}
+	c.leave(c.finish())
 	return bodyErr
+}
+
+// linger waits for the end of a stream whose reply is complete. To end it before
+// would cancel what the endpoint still does.
+func (c *Conn) linger() {
+	late := time.AfterFunc(c.pool.settings.IdleTimeout, c.cut)
+	_, _ = io.Copy(io.Discard, c.res.Body) // more than was announced is nobody's
+	late.Stop()
+	c.leave(c.finish())
 }
 
 // finish ends the stream and lets go of the request's body. The order matters:

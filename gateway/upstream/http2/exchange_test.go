@@ -233,6 +233,27 @@ func TestBothDirectionsAtOnce(t *testing.T) {
 	}
 }
 
+// Who has sent a complete reply may go on working, and is not cancelled.
+func TestCompleteReplyDoesNotCancelItsHandler(t *testing.T) {
+	open, ended := make(chan struct{}), make(chan error, 1)
+	addr := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "5")
+		io.WriteString(w, "hello")
+		http.NewResponseController(w).Flush()
+		<-open
+		ended <- r.Context().Err()
+	})
+	p := newPool(t, http2.Settings{}, addr)
+	if r := do(p, newCall()); r.err != nil || r.body != "hello" {
+		t.Errorf("%+v", r)
+	}
+	time.Sleep(20 * time.Millisecond)
+	close(open)
+	if err := <-ended; err != nil {
+		t.Errorf("the handler was told %v", err)
+	}
+}
+
 func TestInterimRepliesArePassedOn(t *testing.T) {
 	addr := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header()["Date"] = nil

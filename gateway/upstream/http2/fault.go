@@ -79,7 +79,7 @@ func (c *Conn) failed(err error) *transport.Failure {
 	case state == stateTimeout:
 		f.Reason = reason.UpstreamTimeout
 		c.link.silent(c.began)
-	case bodyErr != nil && bodyErr != errOver:
+	case bodyErr != nil:
 		f.Reason, f.Cause, f.Client = transport.BodyReason(bodyErr), bodyErr, true
 	case heard:
 	case unsent || !c.sent.Load():

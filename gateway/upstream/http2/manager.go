@@ -107,7 +107,9 @@ type waiter struct {
 	bell chan struct{}
 }
 
-func (w *waiter) wait(t *transport.Waiting) error {
+// wait waits until something has become free. Its error is a *transport.Failure.
+func (r *room) wait(w *waiter, t *transport.Waiting) error {
+	r.evict(w.pool)
 	select {
 	case <-w.bell:
 		return nil
@@ -126,15 +128,21 @@ func (r *room) enter(p *Pool) (*waiter, error) {
 	r.mu.Lock()
 	r.waiting = append(r.waiting, w)
 	r.waiters.Store(int32(len(r.waiting)))
+	r.mu.Unlock()
+	return w, nil
+}
+
+// evict closes a connection that is in the way of one for p.
+func (r *room) evict(p *Pool) {
+	r.mu.Lock()
 	pools := append([]*Pool(nil), r.pools...)
 	r.mu.Unlock()
 	for _, o := range pools {
 		if l := o.spare(p); l != nil {
 			l.close()
-			break
+			return
 		}
 	}
-	return w, nil
 }
 
 // leave ends waiting, and passes the word on: there may be more than w took.

@@ -210,7 +210,8 @@ func (p *Pool) reserve() *link {
 func (p *Pool) done(l *link) {
 	p.mu.Lock()
 	l.active--
-	end := l.active == 0 && (p.closed || p.settings.KeepNone)
+	idle := l.active == 0
+	end := idle && (p.closed || p.settings.KeepNone)
 	if end {
 		p.forget(l)
 	}
@@ -219,6 +220,9 @@ func (p *Pool) done(l *link) {
 		l.close()
 	}
 	p.freed()
+	if idle && p.room != nil {
+		p.room.wake(nil) // it may have to make room for another pool's
+	}
 }
 
 // freed tells whoever waits that a stream may be had.

@@ -30,6 +30,10 @@ func (c *Conn) translate(res *http.Response) *reason.Reason {
 		}
 		return r
 	}
+	if len(res.Trailer) > 0 {
+		c.head.ContentLength = -1 // else a client that speaks HTTP/1 could not get them
+	}
+	c.left = c.head.ContentLength
 	status := c.head.Status
 	c.complete = c.call.NoBody || status == 204 || status == 304 || res.ContentLength == 0 && c.head.ContentLength < 0
 	return nil
@@ -41,6 +45,7 @@ func (c *Conn) drain() error {
 	if c.complete || c.head.ContentLength != 0 {
 		return nil
 	}
+	c.left = -1
 	var none [1]byte
 	if _, err := c.Read(none[:]); err != io.EOF {
 		return err
@@ -106,8 +111,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if n > 0 {
 		c.got = true
 		c.touch()
+		c.left -= int64(n)
 	}
 	switch {
+	case err == nil && c.left == 0:
+		// The end of the stream may take longer: an endpoint may still be working.
+		c.complete, c.lingers = true, true
+		return n, io.EOF
 	case err == nil:
 		return n, nil
 	case err == io.EOF:

@@ -134,7 +134,7 @@ func (c *Conn) forget() {
 	c.interims.count, c.interims.ended = 0, false
 	c.sent.Store(false)
 	c.answered.Store(false)
-	c.complete, c.trailing, c.got = false, false, false
+	c.complete, c.lingers, c.trailing, c.got = false, false, false, false
 	c.trailers = c.trailers[:0]
 	if cap(c.raw) > keepHead {
 		c.raw = nil

@@ -23,6 +23,9 @@ type upload struct {
 	// touched says that some of the stream has been read, which cannot be read again.
 	touched atomic.Bool
 
+	// stopping says that whatever Read fails with is our own doing.
+	stopping atomic.Bool
+
 	mu    sync.Mutex // held while reading; guards what follows
 	call  *transport.Call
 	first []byte // at hand, before anything from the stream
@@ -65,6 +68,8 @@ func (u *upload) Read(p []byte) (int, error) {
 	case err == nil:
 	case err == io.EOF:
 		u.allRead.Store(true)
+	case u.stopping.Load():
+		return 0, errOver
 	default:
 		u.err = err
 	}
@@ -145,6 +150,7 @@ func (u *upload) stop() {
 		return
 	}
 	if !u.mu.TryLock() {
+		u.stopping.Store(true)
 		if u.call.Front != nil {
 			u.call.Front.InterruptBody()
 		}

@@ -36,7 +36,7 @@ func (p *Pool) wait(call *transport.Call) (*link, error) {
 		case d != nil:
 			err = d.wait(w)
 		case place != nil:
-			err = place.wait(w)
+			err = p.room.wait(place, w)
 		default:
 			if place, err = p.room.enter(p); err == nil {
 				defer p.room.leave(place)
