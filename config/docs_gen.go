@@ -254,7 +254,7 @@ var docs = map[string]string{
 	"config.Upstream.HealthCheck":                 "Probes. Absent: none.",
 	"config.Upstream.LoadBalancer":                "How an endpoint is chosen.",
 	"config.Upstream.OutlierDetection":            "Learn from failures of real requests.",
-	"config.Upstream.Protocol":                    "What the endpoints speak: HTTP/1.1, or HTTP/2 in clear text, which gRPC servers without TLS do. Over HTTP/2 many requests share a connection, each of them is balanced for itself, and protocols cannot be upgraded (WebSocket).",
+	"config.Upstream.Protocol":                    "What the endpoints speak: HTTP/1.1; HTTP/2 over TLS (h2) or in clear text (h2c), as gRPC servers do; auto is what each endpoint chooses over TLS. Over HTTP/2 many requests share a connection, each of them is balanced for itself, and WebSockets are refused; with auto these go over HTTP/1.1.",
 	"config.Upstream.TLS":                         "Speak TLS with the endpoints. Absent: plain; \"tls: {}\" verifies them by their own names against the system's authorities.",
 	"config.UpstreamTLS":                          "How endpoints are spoken to over TLS. The Host header remains the client's; rewrite.host of a route sets another one, as many hosted services want.",
 	"config.UpstreamTLS.CAFile":                   "PEM file with the authorities to trust instead of the system's, relative to the config. It is read again when it changes: new connections follow it.",

@@ -8,10 +8,11 @@ type Upstream struct {
 	Endpoints []Endpoint `yaml:"endpoints"`
 	// NAME:PORT whose addresses are the endpoints, resolved again and again.
 	DNS *DNS `yaml:"dns"`
-	// What the endpoints speak: HTTP/1.1, or HTTP/2 in clear text, which gRPC
-	// servers without TLS do. Over HTTP/2 many requests share a connection, each
-	// of them is balanced for itself, and protocols cannot be upgraded (WebSocket).
-	Protocol string `yaml:"protocol" enum:"http1,h2c" default:"http1"`
+	// What the endpoints speak: HTTP/1.1; HTTP/2 over TLS (h2) or in clear text
+	// (h2c), as gRPC servers do; auto is what each endpoint chooses over TLS. Over
+	// HTTP/2 many requests share a connection, each of them is balanced for itself,
+	// and WebSockets are refused; with auto these go over HTTP/1.1.
+	Protocol string `yaml:"protocol" enum:"http1,h2,h2c,auto" default:"http1"`
 	// Speak TLS with the endpoints. Absent: plain; "tls: {}" verifies them by
 	// their own names against the system's authorities.
 	TLS *UpstreamTLS `yaml:"tls"`

@@ -27,6 +27,8 @@ func (v *validator) upstream(name string, u Upstream, p *problem.List) {
 		}
 	}
 	p.Check(u.TLS == nil || u.Protocol != "h2c", "tls", "is not used by h2c, which is HTTP/2 in clear text")
+	p.Check(u.TLS != nil || u.Protocol != "h2", "protocol", "h2 is spoken over TLS and needs tls: {}; HTTP/2 in clear text is h2c")
+	p.Check(u.TLS != nil || u.Protocol != "auto", "protocol", "auto is what endpoints choose over TLS and needs tls: {}")
 	checkUpstreamTLS(u.TLS, p)
 	checkBalancer(u.LoadBalancer, p.Under("load_balancer"))
 	if u.HealthCheck != nil {

@@ -36,7 +36,7 @@ func (b *build) dialer(name string, c config.Upstream) (d *dial.Dialer, taken bo
 	if own != nil {
 		s.TLS.Certificate = own
 	}
-	s.Protocols = alpn(c.Protocol)
+	s.Protocols = offered(c.Protocol)
 	if d, err = dial.New(s); err != nil {
 		return nil, false, err
 	}
@@ -46,8 +46,8 @@ func (b *build) dialer(name string, c config.Upstream) (d *dial.Dialer, taken bo
 	return d, false, nil
 }
 
-// alpn are the protocols offered to endpoints, by the config's word for them.
-func alpn(protocol string) []string {
+// offered are the protocols that endpoints may choose from, by the config's word for them.
+func offered(protocol string) []string {
 	switch protocol {
 	case "h2":
 		return []string{"h2"}

@@ -1,19 +1,15 @@
 package compile
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/dial"
-	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
-	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http2"
 )
 
 const upstreamKey = "upstream/"
@@ -88,38 +84,9 @@ func (b *build) upstreamSettings(name string, c config.Upstream, d *dial.Dialer)
 			s.Dial = d.Offering("h2").Dial
 		}
 	}
-	s.NewPool = b.pools(name, c, d)
+	s.NewPool = b.pools(name, c, d).of
 	s.Observer = b.observer(name)
 	return s
-}
-
-// pools makes the connections of endpoints by what these speak.
-func (b *build) pools(name string, u config.Upstream, d *dial.Dialer) func(string, *upstream.Breaker) upstream.Pool {
-	c := u.Connection
-	if u.Protocol == "h2c" {
-		manager := b.http2
-		return func(address string, breaker *upstream.Breaker) upstream.Pool {
-			return http2.NewPool(http2.Settings{
-				Address: address, DialTimeout: c.Timeout.D(), IdleTimeout: c.Idle.D(), KeepNone: c.MaxIdle == 0,
-				Limiter: breaker, Manager: manager,
-			})
-		}
-	}
-	log, manager := b.settings.Log, b.http1
-	return func(address string, breaker *upstream.Breaker) upstream.Pool {
-		maxIdle := c.MaxIdle
-		if maxIdle == 0 {
-			maxIdle = -1
-		}
-		return http1.NewPool(http1.Settings{
-			Address: address, DialTimeout: c.Timeout.D(), IdleTimeout: c.Idle.D(), MaxIdle: maxIdle,
-			Limiter: breaker, Manager: manager, Dial: d.Dial,
-			OnIdleClosed: func(idle time.Duration) {
-				log.Debug("an upstream closed an idle connection before we did", "upstream", name, "endpoint", address,
-					"idle", idle.Round(time.Millisecond), "hint", fmt.Sprintf("set upstreams.%s.connection.idle below it", name))
-			},
-		})
-	}
 }
 
 // statusRanges reads "200,204-299", which validation has checked.
