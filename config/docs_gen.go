@@ -91,7 +91,7 @@ var docs = map[string]string{
 	"config.HTTPSRedirect":                        "Where requests over plain HTTP are sent: host, path and query stay as requested. Its short form is true.",
 	"config.HTTPSRedirect.Port":                   "The port that clients reach https by.",
 	"config.HTTPSRedirect.Status":                 "308 and 307 keep the method, 301 and 302 may turn POST into GET; browsers remember 301 and 308.",
-	"config.HandshakeRate":                        "A limit of full handshakes, which cost up to a hundred times what a request does. A resumed one counts a tenth.",
+	"config.HandshakeRate":                        "A limit of full handshakes, which cost many times what a request does. A resumed one counts half.",
 	"config.HandshakeRate.Limit":                  "Full handshakes, at once and in every per.",
 	"config.HandshakeRate.Per":                    "The time in which the limit fills up again.",
 	"config.HealthCheck":                          "Probes endpoints.",

@@ -106,8 +106,8 @@ func (*HTTPSRedirect) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// HandshakeRate is a limit of full handshakes, which cost up to a hundred times
-// what a request does. A resumed one counts a tenth.
+// HandshakeRate is a limit of full handshakes, which cost many times what a
+// request does. A resumed one counts half.
 type HandshakeRate struct {
 	// Full handshakes, at once and in every per.
 	Limit int64 `yaml:"limit" default:"100" min:"1" max:"1000000"`

@@ -71,11 +71,11 @@ func TestHandshakesPerClient(t *testing.T) {
 		expect("the same address, mapped", term, "::ffff:192.0.2.1", plain, false)
 		expect("somebody else", term, "192.0.2.3", plain, true)
 	})
-	t.Run("a resumed one counts a tenth", func(t *testing.T) {
-		term := limited(2)
+	t.Run("a resumed one counts half", func(t *testing.T) {
+		term := limited(5)
 		client := keeper(w, tls.VersionTLS13, nil)
 		expect("full", term, "192.0.2.1", client, true)
-		for range 10 {
+		for range 8 {
 			expect("resumed", term, "192.0.2.1", client, true)
 		}
 		expect("one too many", term, "192.0.2.1", client, false)

@@ -49,7 +49,7 @@ type Settings struct {
 	// HandshakeTimeout is for the whole handshake.
 	HandshakeTimeout time.Duration
 	// HandshakesPerClient limits the handshakes of one IPv4 address or IPv6 /64;
-	// a resumed one counts a tenth. The zero value is no limit.
+	// a resumed one counts half. The zero value is no limit.
 	HandshakesPerClient Rate
 	// Tickets are for resuming sessions; nil: none are resumed.
 	Tickets TicketKeys
