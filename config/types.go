@@ -130,6 +130,8 @@ type Listener struct {
 	MaxConnections int `yaml:"max_connections" default:"65536" min:"1"`
 	// Connections at once from one client address (IPv6: /64); 0 means no limit.
 	MaxConnectionsPerClient int `yaml:"max_connections_per_client" default:"0" min:"0"`
+	// HTTP/2, over TLS where "h2" is among alpn, and in plain text.
+	HTTP2 ListenerHTTP2 `yaml:"http2"`
 	// Limits on what a client may send.
 	Limits ListenerLimits `yaml:"limits"`
 	// How long a client may take.
@@ -146,6 +148,18 @@ type ProxyProtocol struct {
 	From []netip.Prefix `yaml:"from" required:"true"`
 	// How long the header may take.
 	Timeout unit.Duration `yaml:"timeout" default:"5s" min:"100ms"`
+}
+
+// ListenerHTTP2 limits what one HTTP/2 connection may cost.
+type ListenerHTTP2 struct {
+	// Without TLS, take connections that begin as HTTP/2 (prior knowledge, h2c).
+	PriorKnowledge bool `yaml:"prior_knowledge" default:"true"`
+	// Requests at once on one connection; more are refused.
+	MaxConcurrentStreams int `yaml:"max_concurrent_streams" default:"100" min:"1" max:"10000"`
+	// How much of one request's body may wait to be read.
+	StreamWindow unit.Size `yaml:"stream_window" default:"256KiB" min:"1KiB" max:"16MiB"`
+	// How much of all request bodies on one connection may wait to be read.
+	ConnectionWindow unit.Size `yaml:"connection_window" default:"1MiB" min:"64KiB" max:"64MiB"`
 }
 
 // ListenerLimits bound what one request may bring.

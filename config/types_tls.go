@@ -73,7 +73,7 @@ type ListenerTLS struct {
 	MinVersion string `yaml:"min_version" enum:"1.2,1.3" default:"1.2"`
 	// The protocols offered (ALPN), the most wanted first. A client that offers
 	// others only is refused; one that offers none speaks HTTP/1.1.
-	ALPN []string `yaml:"alpn" enum:"h2,http/1.1" default:"http/1.1"`
+	ALPN []string `yaml:"alpn" enum:"h2,http/1.1" default:"h2,http/1.1"`
 	// Refuse clients that ask for a name no certificate is for, or for none at
 	// all, instead of showing them the first certificate.
 	StrictNames bool `yaml:"strict_names" default:"false"`

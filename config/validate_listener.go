@@ -28,6 +28,8 @@ func (v *validator) listeners(p *problem.List) {
 		lp.Check(isName(name), "", "a listener's name %s", nameRule)
 		v.listenerTLS(l.TLS, lp)
 		lp.Check(l.TLS == nil || l.RedirectToHTTPS == nil, "redirect_to_https", "has no meaning on a listener that speaks TLS itself")
+		lp.Under("http2").Check(l.HTTP2.ConnectionWindow >= l.HTTP2.StreamWindow, "connection_window",
+			"must be at least stream_window (%v), got %v", l.HTTP2.StreamWindow, l.HTTP2.ConnectionWindow)
 		if l.Address == "" {
 			lp.Add("address", "must not be empty")
 			continue

@@ -5,10 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/bridge"
 	"github.com/gatehouse-proxy/gatehouse/gateway/h1"
+	"github.com/gatehouse-proxy/gatehouse/gateway/h2"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
+	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
 
@@ -29,13 +34,20 @@ type front interface {
 
 // build makes the fronts that a listener needs.
 func (d *door) build(l *snapshot.Listener) {
+	d.h2 = h2.New(d.h2Settings(l.Server))
 	d.h1 = h1.New(d.h1Settings(l.Server))
-	d.fronts = append(d.fronts, http1{d, d.h1})
+	d.fronts = append(d.fronts, http1{d, d.h1}, http2{d, d.h2})
 }
 
 // ServeConn implements listener.Handler: a connection goes to the front of the
 // protocol that was agreed on. In plain text h1 finds out.
-func (d *door) ServeConn(nc net.Conn) { d.h1.ServeConn(nc) }
+func (d *door) ServeConn(nc net.Conn) {
+	if c, ok := nc.(*tlsterm.Conn); ok && c.TLS().Protocol == "h2" {
+		d.h2.ServeTLS(c.Conn, c.TLS())
+		return
+	}
+	d.h1.ServeConn(nc)
+}
 
 // shutdown ends all fronts at the same time.
 func (d *door) shutdown(ctx context.Context) error {
@@ -78,13 +90,60 @@ func (f http1) connections() (open, idle, tunnels int) {
 }
 
 func (d *door) h1Settings(s snapshot.ServerSettings) h1.Settings {
-	return h1.Settings{
+	set := h1.Settings{
 		Handler:     d.serve,
-		Limits:      wire.Limits{Head: s.HeadBytes, Fields: s.HeadFields, URI: s.URIBytes},
+		Limits:      limitsOf(s),
 		MaxBody:     s.MaxBody,
 		HeadTimeout: s.HeadTimeout, BodyTimeout: s.BodyTimeout,
 		WriteTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout,
 		Refused:  d.refused,
+		Panicked: d.panicked,
+	}
+	if s.PriorKnowledge {
+		set.Preface = d.h2.ServePlain
+	}
+	return set
+}
+
+func limitsOf(s snapshot.ServerSettings) wire.Limits {
+	return wire.Limits{Head: s.HeadBytes, Fields: s.HeadFields, URI: s.URIBytes}
+}
+
+// http2 is the front of HTTP/2.
+type http2 struct {
+	door   *door
+	server *h2.Server
+}
+
+func (f http2) update(l *snapshot.Listener)        { f.server.Update(f.door.h2Settings(l.Server)) }
+func (f http2) shutdown(ctx context.Context) error { return f.server.Shutdown(ctx) }
+func (f http2) close() error                       { return f.server.Close() }
+
+func (f http2) connections() (open, idle, tunnels int) {
+	s := f.server.Stats()
+	return s.Open, s.Idle, 0
+}
+
+func (d *door) h2Settings(s snapshot.ServerSettings) h2.Settings {
+	return h2.Settings{
+		Settings: d.bridgeSettings(s, "HTTP/2.0"),
+		Limits: h2.Limits{
+			MaxStreams: s.MaxStreams, StreamWindow: s.StreamWindow, ConnectionWindow: s.ConnectionWindow,
+			IdleTimeout: s.IdleTimeout,
+		},
+		Broken:  func(r *reason.Reason) { d.countRefusal(r) },
+		Flooded: func(r *reason.Reason, peer netip.AddrPort) { d.refusedAs("HTTP/2.0", r, peer, nil) },
+		Log:     d.gateway.settings.Log,
+	}
+}
+
+// bridgeSettings are for requests of protocol that net/http's kind of server brings.
+func (d *door) bridgeSettings(s snapshot.ServerSettings, protocol string) bridge.Settings {
+	return bridge.Settings{
+		Handler: d.serve,
+		Limits:  limitsOf(s), MaxBody: s.MaxBody,
+		BodyTimeout: s.BodyTimeout, WriteTimeout: s.WriteTimeout,
+		Refused:  func(r *reason.Reason, peer netip.AddrPort, head []byte) { d.refusedAs(protocol, r, peer, head) },
 		Panicked: d.panicked,
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/acme"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/h1"
+	"github.com/gatehouse-proxy/gatehouse/gateway/h2"
 	"github.com/gatehouse-proxy/gatehouse/gateway/listener"
 	"github.com/gatehouse-proxy/gatehouse/gateway/pipeline"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
@@ -61,6 +62,7 @@ type door struct {
 	address string // its key in snapshot.Listeners
 	socket  *listener.Listener
 	h1      *h1.Server
+	h2      *h2.Server
 	fronts  []front // all of them
 	floods  sampler // of refused handshakes
 	last    atomic.Pointer[binding]
@@ -285,9 +287,13 @@ func (d *door) acquire() *binding {
 
 // refused takes down what was answered, or closed, without a request.
 func (d *door) refused(r *reason.Reason, peer netip.AddrPort, head []byte) {
+	d.refusedAs("HTTP/1", r, peer, head)
+}
+
+func (d *door) refusedAs(protocol string, r *reason.Reason, peer netip.AddrPort, head []byte) {
 	name := d.countRefusal(r)
 	if d.gateway.settings.AccessLog != nil {
-		d.gateway.logProtocolRefusal(r, name, peer, head)
+		d.gateway.logProtocolRefusal(protocol, r, name, peer, head)
 	}
 }
 

@@ -75,13 +75,13 @@ func noteCall(r *accesslog.Record, e *exchange.Exchange, status int) {
 
 // logProtocolRefusal writes the line of what was no request: as much of its
 // first line as can be told.
-func (g *Gateway) logProtocolRefusal(why *reason.Reason, listener string, peer netip.AddrPort, head []byte) {
+func (g *Gateway) logProtocolRefusal(protocol string, why *reason.Reason, listener string, peer netip.AddrPort, head []byte) {
 	line, _, _ := bytes.Cut(head, []byte("\n"))
 	method, rest, _ := bytes.Cut(bytes.TrimRight(line, "\r"), []byte(" "))
 	path, _, _ := bytes.Cut(rest, []byte(" "))
 	path, query, _ := bytes.Cut(path, []byte("?"))
 	g.settings.AccessLog.Write(&accesslog.Record{
-		Time: time.Now(), Client: peer.Addr(), Peer: peer, Listener: listener, Protocol: "HTTP/1",
+		Time: time.Now(), Client: peer.Addr(), Peer: peer, Listener: listener, Protocol: protocol,
 		Method: string(clip(method, 32)), Path: string(clip(path, 256)), Query: string(clip(query, 256)),
 		Status: why.Status, Flags: why.Flag, Reason: why.Name, Step: "parser",
 	})

@@ -95,32 +95,7 @@ func (c *conn) endRequest() {
 func (c *conn) fill(ctx *fasthttp.RequestCtx, h *wire.Head) {
 	ctx.Init2(c.face, nil, false)
 	ctx.Response.Header.SetNoDefaultContentType(true)
-	q := &ctx.Request.Header
-	q.SetNoDefaultContentType(true)
-	q.SetMethodBytes(h.Method)
-	q.SetRequestURIBytes(h.Target)
-	q.SetHostBytes(h.Host)
-	if h.HTTP10 {
-		q.SetProtocol("HTTP/1.0")
-	}
-	if h.HasCookie {
-		// As an ordinary field a cookie stays as it was sent until somebody asks
-		// for cookies; fasthttp would take it apart and lose some.
-		q.DisableSpecialHeader()
-		for _, f := range h.Fields {
-			if n := f.Name(h.Raw); wire.EqualFold(n, "cookie") {
-				q.AddBytesKV(n, f.Value(h.Raw))
-			}
-		}
-		q.EnableSpecialHeader()
-	}
-	for i, f := range h.Fields {
-		n := f.Name(h.Raw)
-		if h.Special(i) || h.HasCookie && wire.EqualFold(n, "cookie") {
-			continue
-		}
-		q.AddBytesKV(n, f.Value(h.Raw))
-	}
+	h.Fill(&ctx.Request.Header)
 	b := c.s.body
 	b.start(c, h)
 	if c.hasBody = h.HasBody(); c.hasBody {

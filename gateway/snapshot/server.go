@@ -10,5 +10,9 @@ type ServerSettings struct {
 	HeadBytes, HeadFields, URIBytes int
 	MaxBody                         int64
 
+	// PriorKnowledge lets connections in plain text begin as HTTP/2.
+	PriorKnowledge                             bool
+	MaxStreams, StreamWindow, ConnectionWindow int
+
 	HeadTimeout, BodyTimeout, WriteTimeout, IdleTimeout time.Duration
 }

@@ -155,6 +155,23 @@ func (b *Body) line(limit int, bad *reason.Reason) ([]byte, error) {
 	}
 }
 
+// AppendTrailer appends the line of a trailer that did not come in a chunked
+// body, under the rules for those that do; false, if it must not be.
+func AppendTrailer(lines []byte, name, value string) (_ []byte, ok bool) {
+	at := len(lines)
+	lines = append(append(append(lines, name...), ": "...), value...)
+	n := lines[at : at+len(name)]
+	for _, c := range n {
+		if !tokenChar[c] {
+			return lines[:at], false
+		}
+	}
+	if len(n) == 0 || hasControl(lines[at:]) || len(lines) > maxOverhead || ForbiddenTrailer(n) {
+		return lines[:at], false
+	}
+	return append(lines, "\r\n"...), true
+}
+
 func hexValue(c byte) byte {
 	if isDigit(c) {
 		return c - '0'

@@ -55,7 +55,7 @@ var layers = [][]string{
 	{"gateway/snapshot", "gateway/listener"},
 	{"gateway/proxy"},
 	{"plugins", "waf"},
-	{"gateway/h1", "gateway/h3", "gateway/l4", "gateway/udp", "gateway/tlsterm", "gateway/acme"},
+	{"gateway/h1", "gateway/h2", "gateway/bridge", "gateway/h3", "gateway/l4", "gateway/udp", "gateway/tlsterm", "gateway/acme"},
 	{"gateway/pipeline", "gateway/upstream", "gateway/action"},
 	{"gateway/attribute"},
 	{"gateway/exchange", "gateway/route", "gateway/target"},

@@ -57,6 +57,9 @@ func says(cell string, v reflect.Value) string {
 	}
 	m := number.FindStringSubmatch(cell)
 	if m == nil {
+		if _, ok := v.Interface().(bool); ok && (cell == "on" || cell == "off") {
+			return fmt.Sprint(cell == "on")
+		}
 		if cell == "none" {
 			return fmt.Sprint(reflect.Zero(v.Type()).Interface())
 		}

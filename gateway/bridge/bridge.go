@@ -1,0 +1,212 @@
+// Package bridge answers the requests of a net/http server, which HTTP/2 and
+// HTTP/3 are spoken by, with the handler that h1 also calls: it fills a pooled
+// fasthttp.RequestCtx, is the exchange.Front, and writes the reply. What HTTP/1
+// refuses is refused here by the same code: a request's head is written down in
+// the form of HTTP/1 and read by wire. It knows nothing of frames.
+//
+// A reply goes out as it comes, but what is at hand goes out in one piece; a
+// reply that breaks off resets its stream, so that it never looks complete.
+package bridge
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
+)
+
+// Settings of a bridge. A time of 0 or less means no limit.
+type Settings struct {
+	// Handler answers a request. It runs on the goroutine of ServeHTTP; ctx and f
+	// are valid until it has returned and the reply is written.
+	Handler func(ctx *fasthttp.RequestCtx, f exchange.Front)
+	// Limits of a head as it would be in HTTP/1. The server's own limit must be
+	// the wider one, or it refuses in our place and nobody hears of it.
+	Limits wire.Limits
+	// MaxBody is how many bytes a request body may have; 0 means no limit.
+	MaxBody int64
+	// BodyTimeout is how long a reader of the body waits for more of it.
+	BodyTimeout time.Duration
+	// WriteTimeout is how long a client may take none of, at most, 64 KiB.
+	WriteTimeout time.Duration
+	// Armed says that the server gives every stream, as it is opened, a deadline
+	// for writing of not less than WriteTimeout: for what is sent when ServeHTTP
+	// has returned. The bridge lifts it from streams that go on for longer, and
+	// sets it again at their end; without Armed it sets one at the end of all.
+	Armed bool
+	// Refused is told of what was answered without a handler. head is what the
+	// client sent in the form of HTTP/1, borrowed. May be nil. Concurrent.
+	Refused func(r *reason.Reason, peer netip.AddrPort, head []byte)
+	// Panicked is told of a panic in Handler, which has its own recover: this is
+	// the last line of defence. May be nil. Concurrent.
+	Panicked func(value any, stack []byte)
+}
+
+// Bridge is an http.Handler. All methods are safe for concurrent use.
+type Bridge struct {
+	settings atomic.Pointer[Settings]
+	streams  sync.Pool
+	shards   [16]shard
+	turn     atomic.Uint32
+	busy     atomic.Int64
+	closing  atomic.Bool
+	empty    chan struct{} // has an item when the last request has gone while closing
+
+	now  atomic.Int64             // coarse unix milliseconds
+	date atomic.Pointer[[]string] // the value of Date, as a header map has it
+
+	start    sync.Once
+	stop     chan struct{}
+	stopOnce sync.Once
+	sweeping sync.WaitGroup
+}
+
+// shard is a part of the requests in progress, so that adding one and sweeping
+// them wait for each other as little as possible.
+type shard struct {
+	mu      sync.Mutex
+	streams []*stream
+	_       [32]byte
+}
+
+// closeTime is how long Close waits for handlers that it has interrupted.
+const closeTime = 5 * time.Second
+
+// New returns a bridge. Close ends what its first request starts.
+func New(settings Settings) *Bridge {
+	b := &Bridge{stop: make(chan struct{}), empty: make(chan struct{}, 1)}
+	b.settings.Store(&settings)
+	b.setTime(time.Now())
+	return b
+}
+
+// Update makes settings apply from the next request on.
+func (b *Bridge) Update(settings Settings) { b.settings.Store(&settings) }
+
+// Busy is how many requests are being answered.
+func (b *Bridge) Busy() int { return int(b.busy.Load()) }
+
+// Close interrupts what handlers wait for, and waits for them; requests that
+// still come are reset. Its error says that some did not end. Closing twice is
+// allowed. The server, whose connections it does not know, is closed first.
+func (b *Bridge) Close() error {
+	b.closing.Store(true)
+	b.each((*stream).hungUp)
+	late := time.NewTimer(closeTime)
+	defer late.Stop()
+	var err error
+	for b.busy.Load() > 0 && err == nil {
+		select {
+		case <-b.empty:
+		case <-late.C:
+			err = errors.New("bridge: handlers did not return in time")
+		}
+	}
+	b.stopOnce.Do(func() { close(b.stop) })
+	b.sweeping.Wait()
+	return err
+}
+
+// enter admits a request.
+func (b *Bridge) enter() bool {
+	b.busy.Add(1)
+	if b.closing.Load() {
+		b.leave()
+		return false
+	}
+	b.start.Do(func() {
+		b.setTime(time.Now())
+		b.sweeping.Go(b.sweep)
+	})
+	return true
+}
+
+func (b *Bridge) leave() {
+	if b.busy.Add(-1) == 0 && b.closing.Load() {
+		select {
+		case b.empty <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// ServeHTTP implements http.Handler. It panics with http.ErrAbortHandler, which
+// the server knows, to have the stream reset.
+func (b *Bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !b.enter() {
+		panic(http.ErrAbortHandler)
+	}
+	defer b.leave()
+	s, _ := b.streams.Get().(*stream)
+	if s == nil {
+		s = newStream(b)
+	}
+	if !s.serve(w, r) {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// serve answers one request. When it returns nobody uses w or r any more;
+// complete is false where the client must not take what it has for a reply.
+func (s *stream) serve(w http.ResponseWriter, r *http.Request) (complete bool) {
+	s.begin(w, r)
+	why := s.readHead(r)
+	defer func() {
+		if v := recover(); v != nil {
+			complete = s.panicked(v)
+		}
+		s.end(complete)
+	}()
+	if why != nil {
+		return s.refuse(why)
+	}
+	s.fill(r)
+	s.settings.Handler(&s.ctx, s)
+	resp := &s.ctx.Response
+	if late := s.ctx.LastTimeoutErrorResponse(); late != nil { // the handler still runs and uses ctx
+		s.dirty, resp = true, late
+	}
+	complete = s.reply(resp)
+	s.OnGone(nil)
+	if !s.dirty {
+		s.endRequest()
+	}
+	return complete
+}
+
+// panicked ends a request whose handler panicked. Its state is in an unknown
+// condition: a stale exchange in it could make another request skip its chain.
+func (s *stream) panicked(v any) (complete bool) {
+	if f := s.settings.Panicked; f != nil {
+		f(v, debug.Stack())
+	}
+	s.dirty = true
+	s.OnGone(nil)
+	if !s.started {
+		complete = s.refuse(reason.Internal)
+	}
+	defer func() { _ = recover() }() // closing what the handler left may panic again
+	s.endBody()
+	s.endRequest()
+	return complete
+}
+
+// endRequest ends the exchange. The reply's stream goes first: whoever feeds it
+// may still read the request body until then.
+func (s *stream) endRequest() {
+	_ = s.ctx.Response.CloseBodyStream() // what went wrong with it, reply has seen
+	if s.ctx.Hijacked() {
+		s.ctx.Hijack(nil)
+	}
+	s.ctx.Request.Reset() // closes the user values: the exchange ends here
+	s.ctx.Response.Reset()
+}

@@ -1,0 +1,239 @@
+package bridge
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
+)
+
+// writer is what the servers' http.ResponseWriter can do besides.
+type writer interface {
+	http.ResponseWriter
+	FlushError() error
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+}
+
+// stream is one request, and the memory it needs. Its goroutine owns all fields
+// but the atomic ones and those under mu; the sweeper owns lastSeq and watched.
+type stream struct {
+	bridge *Bridge
+	ctx    fasthttp.RequestCtx
+	face   face
+	secure secureFace
+	head   wire.Head
+	raw    []byte // the head in the form of HTTP/1
+	line   int    // where its version is
+	names  []string
+	body   *body
+
+	settings *Settings
+	w        writer
+	r        *http.Request
+	conn     *Conn
+	began    int64 // coarse time
+
+	values         []string // of the reply's header map
+	date, trailers []byte   // of the reply
+	hasBody        bool
+	started        bool // the reply has been begun
+	cut            bool // reset the stream without completing the reply
+	dirty          bool // the memory must not be used again
+	replied        int64
+
+	seq       atomic.Uint32
+	readBy    atomic.Int64 // coarse time by which a read must have succeeded; 0 none
+	writeBy   atomic.Int64 // the same for a write; timedOut once it has not
+	bodyBroke atomic.Bool  // InterruptBody was called
+
+	interim sync.Mutex // one interim or final reply head at a time; guards started
+
+	mu      sync.Mutex
+	aborter exchange.Aborter
+	gone    bool // the client reset the stream, or the connection ended
+	over    bool // w is not to be used any more
+	watch   func() bool
+
+	shard    *shard
+	place    int
+	lastSeq  uint32
+	disarmed bool // the server's own deadline for writing was lifted
+}
+
+var (
+	_ exchange.Front   = (*stream)(nil)
+	_ exchange.Secured = (*stream)(nil)
+)
+
+// longAgo as a deadline interrupts a blocked read or write at once.
+var longAgo = time.Unix(1, 0)
+
+var (
+	errWriteTimeout = errors.New("bridge: the client does not take the reply")
+	errInterrupted  = errors.New("bridge: reading the request body was interrupted")
+	errOver         = errors.New("bridge: the request is over")
+)
+
+func newStream(b *Bridge) *stream {
+	s := &stream{bridge: b, raw: make([]byte, 0, 1<<10), body: new(body)}
+	s.face.s = s
+	s.secure.face = &s.face
+	return s
+}
+
+// begin makes s that of a request.
+func (s *stream) begin(w http.ResponseWriter, r *http.Request) {
+	b := s.bridge
+	s.settings = b.settings.Load()
+	s.r, s.conn = r, connOf(r.Context())
+	var ok bool
+	if s.w, ok = w.(writer); !ok {
+		s.w = controlled{w, http.NewResponseController(w)}
+	}
+	s.values, s.date, s.trailers = s.values[:0], s.date[:0], s.trailers[:0]
+	s.hasBody, s.started, s.cut, s.replied = false, false, false, 0
+	s.readBy.Store(0)
+	s.writeBy.Store(0)
+	s.bodyBroke.Store(false)
+	s.began = b.now.Load()
+	s.seq.Add(1)
+	s.mu.Lock()
+	s.gone, s.over, s.disarmed = false, false, !s.settings.Armed
+	s.mu.Unlock()
+	b.add(s)
+}
+
+// end gives the memory back. Nobody uses w from here on.
+func (s *stream) end(complete bool) {
+	s.endBody()
+	s.bridge.remove(s) // the sweeper does not know it any more
+	s.mu.Lock()
+	s.over, s.aborter = true, nil
+	watch := s.watch
+	s.watch = nil
+	disarmed := s.disarmed
+	s.mu.Unlock()
+	if watch != nil {
+		watch()
+	}
+	s.conn.note(s.r.Context().Err() != nil)
+	if d := s.settings.WriteTimeout; complete && disarmed && d > 0 {
+		_ = s.w.SetWriteDeadline(time.Now().Add(d)) // for what is still buffered
+	}
+	if s.dirty {
+		return // somebody may still use it
+	}
+	h2 := s.r.ProtoMajor == 2
+	s.w, s.r, s.conn = nil, nil, nil
+	if cap(s.raw) > maxPooledHead {
+		s.raw = make([]byte, 0, 1<<10)
+	}
+	if !h2 || cap(s.values) > 256 {
+		s.values = nil // only HTTP/2 is known to have copied the header map
+	}
+	clear(s.values)
+	clear(s.names)
+	s.bridge.streams.Put(s)
+}
+
+// fill makes the fasthttp request of the head.
+func (s *stream) fill(r *http.Request) {
+	var nc net.Conn = &s.face
+	if s.conn.State != nil {
+		nc = s.secure
+	}
+	s.ctx.Init2(nc, nil, false)
+	s.ctx.Response.Header.SetNoDefaultContentType(true)
+	s.head.Fill(&s.ctx.Request.Header)
+	s.hasBody = r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
+	s.body.begin(s)
+	if s.hasBody {
+		s.ctx.Request.SetBodyStream(s.body, int(s.body.length))
+	}
+}
+
+// OnGone implements exchange.Front. Once it has returned, the Aborter
+// registered before does not run and will not. The client's going is not
+// watched for before the sweeper has found the request to be an old one.
+func (s *stream) OnGone(a exchange.Aborter) {
+	s.mu.Lock()
+	if a != nil && s.gone {
+		s.aborter = nil
+		s.mu.Unlock()
+		a.Abort()
+		return
+	}
+	s.aborter = a
+	s.mu.Unlock()
+}
+
+// hungUp is called when nobody waits for the reply any more.
+func (s *stream) hungUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leave()
+}
+
+// leave is hungUp; s.mu is held.
+func (s *stream) leave() {
+	if s.over {
+		return
+	}
+	s.gone = true
+	if a := s.aborter; a != nil {
+		s.aborter = nil
+		a.Abort()
+	}
+}
+
+// interruptBody ends a Read of the body in progress.
+func (s *stream) interruptBody() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
+		_ = s.w.SetReadDeadline(longAgo) // the stream has ended: nobody is blocked then
+	}
+}
+
+// controlled is a writer made of one that needs to be unwrapped.
+type controlled struct {
+	http.ResponseWriter
+	c *http.ResponseController
+}
+
+func (c controlled) FlushError() error                  { return c.c.Flush() }
+func (c controlled) SetReadDeadline(t time.Time) error  { return c.c.SetReadDeadline(t) }
+func (c controlled) SetWriteDeadline(t time.Time) error { return c.c.SetWriteDeadline(t) }
+
+// face is what plugins see as the connection. It is not to be read or written
+// by them.
+type face struct{ s *stream }
+
+var errNotYours = errors.New("bridge: the connection belongs to the server; use the request and the response")
+
+func (f *face) Read([]byte) (int, error)         { return 0, errNotYours }
+func (f *face) Write([]byte) (int, error)        { return 0, errNotYours }
+func (f *face) Close() error                     { return nil }
+func (f *face) LocalAddr() net.Addr              { return f.s.conn.Local }
+func (f *face) RemoteAddr() net.Addr             { return f.s.conn.Remote }
+func (f *face) SetDeadline(time.Time) error      { return nil }
+func (f *face) SetReadDeadline(time.Time) error  { return nil }
+func (f *face) SetWriteDeadline(time.Time) error { return nil }
+
+// secureFace is one whose RequestCtx says that it is TLS.
+type secureFace struct{ *face }
+
+// Handshake makes RequestCtx.IsTLS true; it was done before.
+func (secureFace) Handshake() error { return nil }
+
+// ConnectionState is RequestCtx.TLSConnectionState's.
+func (f secureFace) ConnectionState() tls.ConnectionState { return *f.s.conn.State }
