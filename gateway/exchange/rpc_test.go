@@ -72,6 +72,19 @@ func TestATimeoutIsADeadline(t *testing.T) {
 	})
 }
 
+func TestFindingOutAllocatesNothing(t *testing.T) {
+	for _, contentType := range []string{"application/json", "application/grpc"} {
+		e, _ := began("HTTP/2.0", contentType, "1S")
+		if n := testing.AllocsPerRun(100, func() {
+			if e.BeginRPC() != nil {
+				t.Fatal("refused")
+			}
+		}); n != 0 && !raceEnabled {
+			t.Errorf("%s: %v allocations", contentType, n)
+		}
+	}
+}
+
 func TestStatusIsFoundInHeadAndTrailers(t *testing.T) {
 	e, _ := began("HTTP/2.0", "application/grpc")
 	if _, known := e.RPC.Status(nil, 200); known {

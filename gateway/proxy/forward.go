@@ -214,6 +214,9 @@ func (f *forward) refusal(why error) error {
 		return why
 	}
 	r := failure.Reason
+	if f.late() && (r == reason.UpstreamTimeout || r == reason.UpstreamReset) {
+		return errLate // its server may have given up just before
+	}
 	if d := f.e.Deadline; r == reason.UpstreamTimeout && !d.IsZero() && !time.Now().Before(d) {
 		r = reason.RequestTimeout
 	}

@@ -146,7 +146,7 @@ func (f *forward) finish(l *leg, err error) error {
 	u := &f.e.Upstream
 	u.Reused = l.note.Reused
 	if err != nil {
-		if l.note.Failure = failureOf(err); l.note.Failure == upstream.FailedTimeout && f.late() {
+		if l.note.Failure = failureOf(err); f.late() {
 			l.note.Failure = upstream.NotTried // it was the caller who gave no more time
 		}
 		l.end(upstream.Result{Failure: l.note.Failure}, err)

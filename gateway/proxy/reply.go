@@ -250,7 +250,7 @@ func (s *stream) end(err error) {
 	}
 	_ = l.conn.Release()
 	r := l.result()
-	if err != nil {
+	if err != nil && !f.late() {
 		r.Failure = failureOf(err)
 	}
 	l.end(r, err)

@@ -80,9 +80,10 @@ func (r *Refusal) Code() int {
 	return r.Reason.Status
 }
 
-// GRPC is the status to answer a gRPC call with.
+// GRPC is the status to answer a gRPC call with. A Status that is no error,
+// such as a redirect to a login, says less than the reason does.
 func (r *Refusal) GRPC() grpc.Code {
-	if r.Status != 0 && r.Status != r.Reason.Status {
+	if r.Status >= 400 && r.Status != r.Reason.Status {
 		return grpc.ForRefusal(r.Status)
 	}
 	return r.Reason.GRPC

@@ -11,7 +11,7 @@ import (
 )
 
 func TestEveryReasonIsUsable(t *testing.T) {
-	name := regexp.MustCompile(`^[a-z][a-z_]{2,39}$`)
+	name := regexp.MustCompile(`^[a-z][a-z0-9_]{2,39}$`)
 	seen := map[string]bool{}
 	for _, r := range reason.All() {
 		if !name.MatchString(r.Name) || seen[r.Name] {
@@ -80,5 +80,8 @@ func TestGRPCCodes(t *testing.T) {
 	}
 	if got := reason.From(&reason.Refusal{Reason: reason.FaultAbort, Status: 429}).GRPC(); got != grpc.ResourceExhausted {
 		t.Errorf("a status of the config: got %v", got)
+	}
+	if got := reason.From(&reason.Refusal{Reason: reason.ExternalDenied, Status: 302}).GRPC(); got != grpc.PermissionDenied {
+		t.Errorf("a redirect: got %v", got)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/valyala/fasthttp"
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 	"github.com/gatehouse-proxy/gatehouse/plugins/internal/origin"
@@ -81,15 +82,26 @@ func (p *plugin) handle(c *fiber.Ctx) error {
 		p.own(&c.Response().Header, nil)
 		return reason.CORSDenied.Because("origin %q", sent[0])
 	}
+	var granted []byte
+	if ok {
+		granted = keep(exchange.From(c), sent[0]) // who comes next may change the request's header
+	}
 	err := c.Next()
 	if ok {
 		p.allowed.Inc()
-		p.own(&c.Response().Header, sent[0])
+		p.own(&c.Response().Header, granted)
 	} else {
 		p.denied.Inc()
 		p.own(&c.Response().Header, nil)
 	}
 	return err
+}
+
+// keep copies b into the request's own memory.
+func keep(e *exchange.Exchange, b []byte) []byte {
+	at := len(e.Scratch)
+	e.Scratch = append(e.Scratch, b...)
+	return e.Scratch[at:len(e.Scratch):len(e.Scratch)]
 }
 
 // permits is true for one Origin header that the config has.

@@ -130,6 +130,21 @@ func TestReplies(t *testing.T) {
 	}
 }
 
+// A plugin that comes next may change the request's header, in whose memory
+// the origin lies.
+func TestTheOriginOutlivesTheRequestsHeader(t *testing.T) {
+	raw := "GET / HTTP/1.1\r\nHost: a.test\r\nAccept: x\r\nOrigin: https://app.example.com\r\nX-Secret: do-not-tell-it-anyone\r\n\r\n"
+	r := plugintest.Do(t, plugintest.Request{Raw: raw}, build(t, `origins: ["https://app.example.com"]`), func(c *fiber.Ctx) error {
+		c.Request().Header.Del("Accept")
+		c.Request().Header.Del("Origin")
+		c.Request().Header.Set("X-Other", "do-not-tell-it-anyone")
+		return plugintest.Upstream(c)
+	})
+	if got := string(r.Header.Peek("Access-Control-Allow-Origin")); got != "https://app.example.com" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestVaryStar(t *testing.T) {
 	r := plugintest.Do(t, plugintest.Request{Raw: "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"}, build(t, some), func(c *fiber.Ctx) error {
 		c.Response().Header.Set("Vary", "accept, *")

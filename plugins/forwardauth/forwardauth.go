@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
@@ -174,12 +175,13 @@ func (p *plugin) deny(c *fiber.Ctx, e *exchange.Exchange, v *verdict) error {
 	why := reason.ExternalDenied.Because("%s answered with status %d", p.service.url.Host, v.status)
 	why.Status = v.status
 	resp := c.Response()
+	ours := v.body == nil || e.RPC.Kind != grpc.None // a gRPC client reads no page
 	for _, f := range v.headers {
-		if v.body != nil || !wire.SameName(f.name, fiber.HeaderContentType) {
+		if !ours || !wire.SameName(f.name, fiber.HeaderContentType) {
 			resp.Header.Add(f.name, f.value)
 		}
 	}
-	if v.body == nil {
+	if ours {
 		return why
 	}
 	_ = e.Refuse(why) // noted, not answered: the reply is written here

@@ -22,6 +22,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/config/strict"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 	"github.com/gatehouse-proxy/gatehouse/plugins/plugintest"
@@ -186,6 +187,29 @@ func TestDenials(t *testing.T) {
 	r := ask(t, p, "X-Want: 403\r\nX-Long: "+strings.Repeat("x", 100)+"\r\n")
 	if r.Status != 403 || string(r.Header.ContentType()) != "application/problem+json" || string(r.Header.Peek("WWW-Authenticate")) != "Own" {
 		t.Errorf("a long denial: %d %s %q", r.Status, r.Header.ContentType(), r.Body)
+	}
+}
+
+// A gRPC client gets a status and the service's headers, but no page.
+func TestDenialsOfCalls(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		status := 0
+		_, _ = fmt.Sscan(r.Header.Get("X-Want"), &status)
+		w.Header().Set("Content-Type", "text/html")
+		w.Header().Set("WWW-Authenticate", "Own")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, "<p>no</p>")
+	})
+	p := start(t, "url: '"+url+"'", "")
+	for status, want := range map[int]string{401: "16", 403: "7", 302: "7", 429: "8", 500: "14"} {
+		r := plugintest.Do(t, plugintest.Request{
+			Raw:  fmt.Sprintf("POST /s.S/M HTTP/1.1\r\nHost: a.test\r\nContent-Type: application/grpc\r\nX-Want: %d\r\nContent-Length: 0\r\n\r\n", status),
+			Edit: func(e *exchange.Exchange) { e.RPC.Kind = grpc.Native },
+		}, p.Handle, upstream)
+		if r.Status != 200 || string(r.Header.Peek("Grpc-Status")) != want || string(r.Header.ContentType()) != "application/grpc" || r.Body != "" ||
+			status < 500 && string(r.Header.Peek("WWW-Authenticate")) != "Own" {
+			t.Errorf("%d: %d %q, %s", status, r.Status, r.Body, r.Header)
+		}
 	}
 }
 

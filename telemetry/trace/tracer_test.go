@@ -129,6 +129,33 @@ func attr(s *pb.Span, key string) string {
 	return ""
 }
 
+func TestCallsHaveTheirStatus(t *testing.T) {
+	s, url := overHTTP(t)
+	tr := start(t, trace.Settings{OTLP: url, ServiceName: "gw"})
+	for name, code := range map[string]int{"fine": 0, "theirs": 5, "ours": 14} {
+		var h fasthttp.RequestHeader
+		h.Set("traceparent", caller)
+		_, span := tr.Begin(&h, name)
+		trace.Describe(span, &trace.Request{Method: "POST", Path: "/s.S/M", Route: name, Protocol: "HTTP/2.0", Status: 200, RPC: "grpc", RPCStatus: code})
+		span.End()
+	}
+	if err := tr.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for name, failed := range map[string]bool{"fine": false, "theirs": false, "ours": true} {
+		span := s.byName(t, name)
+		status := int64(-1)
+		for _, a := range span.Attributes {
+			if a.Key == "rpc.grpc.status_code" {
+				status = a.Value.GetIntValue()
+			}
+		}
+		if got := span.Status.GetCode() == pb.Status_STATUS_CODE_ERROR; got != failed || attr(span, "rpc.system") != "grpc" || status < 0 {
+			t.Errorf("%s: failed %v, status %d: %v", name, got, status, span)
+		}
+	}
+}
+
 func TestSpansReachTheCollector(t *testing.T) {
 	for name, open := range map[string]func(*testing.T) (*sink, string){"http": overHTTP, "grpc": overGRPC} {
 		t.Run(name, func(t *testing.T) {
