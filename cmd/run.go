@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
@@ -46,6 +47,10 @@ func (r *runCommand) Run(env *environment) error {
 	if err != nil {
 		return err
 	}
+	// net/http tells the standard logger, and only that, what it thinks of
+	// endpoints that speak HTTP/2.
+	slog.SetLogLoggerLevel(slog.LevelDebug)
+	slog.SetDefault(n.log)
 	n.log.Info("gatehouse is ready", "version", env.version, "listeners", n.addresses())
 	return n.follow(signals)
 }

@@ -136,6 +136,9 @@ type socket struct {
 	closing   atomic.Bool // writes must not wait
 }
 
+// NetConn is what is underneath, for options of the socket.
+func (s *socket) NetConn() net.Conn { return s.Conn }
+
 // Read implements net.Conn.
 func (s *socket) Read(p []byte) (n int, err error) {
 	if s.impatient {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -313,6 +314,44 @@ func TestLargeBodiesBothWays(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// A client that does not read holds the endpoint up, and no other request.
+func TestSlowClientsBoundWhatIsHeld(t *testing.T) {
+	var sent atomic.Int64
+	addr := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		for r.URL.Path == "/large" && sent.Load() < 8<<20 {
+			n, err := w.Write(make([]byte, 16<<10))
+			if err != nil {
+				return
+			}
+			sent.Add(int64(n))
+		}
+	})
+	p := newPool(t, http2.Settings{Window: 64 << 10}, addr)
+	call := &transport.Call{Head: head("GET /large")}
+	c, err := p.Get(call, false)
+	if err == nil {
+		err = c.Do(call)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := int64(-1)
+	for n := sent.Load(); n != last; n = sent.Load() {
+		last = n
+		time.Sleep(50 * time.Millisecond)
+	}
+	if last > 128<<10 {
+		t.Errorf("%d bytes were sent to nobody", last)
+	}
+	if r := do(p, newCall()); r.err != nil || !r.reused {
+		t.Errorf("another request on the connection: %+v", r)
+	}
+	if n, err := io.Copy(io.Discard, c); n != 8<<20 || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	c.Release()
 }
 
 type zeros struct{}

@@ -37,11 +37,11 @@ func (c *Conn) prepare(call *transport.Call) error {
 	r.Header["user-agent"] = nil // without it net/http would send its own
 	for len(rest) > 0 {
 		line, rest, _ = strings.Cut(rest, "\r\n")
-		name, value, ok := strings.Cut(line, ": ")
-		if !ok {
+		name, value, ok := strings.Cut(line, ":")
+		if !ok || name == "" { // HTTP/2's own names begin with a colon
 			return errBadHead
 		}
-		c.field(name, value)
+		c.field(name, strings.TrimPrefix(value, " "))
 	}
 	c.url.Scheme, c.url.Host, c.url.Opaque = c.pool.settings.Scheme, c.pool.settings.Address, target
 	if strings.HasPrefix(target, "//") {
