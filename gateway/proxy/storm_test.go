@@ -65,7 +65,47 @@ func moody(t testing.TB) string {
 // wrong: whoever gets a complete reply gets his own, and nothing is left over.
 func TestStorm(t *testing.T) {
 	up := newUpstream(t, upstream.Settings{Breaker: upstream.BreakerSettings{MaxConnections: 8, MaxPending: 1000, MaxRequests: 1000, MaxRetries: 10}}, moody(t), moody(t))
-	s := proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}, Timeouts: proxy.Timeouts{Request: 5 * time.Second, PerTry: 20 * time.Millisecond}}
+	storm(t, up, 20*time.Millisecond, 300)
+}
+
+// The same over HTTP/2, where requests share connections.
+func TestStormOverHTTP2(t *testing.T) {
+	up := overHTTP2(t, moodyHTTP2(t), moodyHTTP2(t))[0].Upstream
+	storm(t, up, 200*time.Millisecond, 100)
+}
+
+// moodyHTTP2 is what moody is, as far as HTTP/2 lets a server of net/http.
+func moodyHTTP2(t testing.TB) string {
+	return handleHTTP2(t, func(w http.ResponseWriter, r *http.Request) {
+		flush := http.NewResponseController(w).Flush
+		switch rand.IntN(8) {
+		case 0:
+			panic(http.ErrAbortHandler)
+		case 1:
+			io.WriteString(w, r.URL.Path[:3])
+			flush()
+			panic(http.ErrAbortHandler)
+		case 2:
+			w.Header().Set("Content-Length", "1000")
+			io.WriteString(w, r.URL.Path)
+		case 3:
+			w.Header().Set("Connection", "close") // GOAWAY
+			io.WriteString(w, r.URL.Path)
+		case 4:
+			time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
+			io.WriteString(w, r.URL.Path)
+		case 5:
+			io.WriteString(w, strings.Repeat(r.URL.Path, 3000))
+		default:
+			io.WriteString(w, r.URL.Path)
+			flush()
+		}
+	})
+}
+
+// storm wants at least so many good replies.
+func storm(t *testing.T, up *upstream.Upstream, perTry time.Duration, least int32) {
+	s := proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}, Timeouts: proxy.Timeouts{Request: 5 * time.Second, PerTry: perTry}}
 	s.Retries = proxy.RetrySettings{Attempts: 2, On: retryOn(t, "reset", "timeout"), BudgetPercent: 100, Backoff: time.Millisecond}
 	for _, hedge := range []time.Duration{0, 2 * time.Millisecond} {
 		t.Run(fmt.Sprint("hedge ", hedge), func(t *testing.T) {
@@ -104,7 +144,7 @@ func TestStorm(t *testing.T) {
 			}
 			wg.Wait()
 			t.Logf("%d good, %d refused or cut, %d left early", good.Load(), bad.Load(), left.Load())
-			if good.Load() < 300 {
+			if good.Load() < least {
 				t.Errorf("only %d good replies", good.Load())
 			}
 			late := time.Now().Add(10 * time.Second)

@@ -200,12 +200,12 @@ func TestConnectionThatAnswersThePingIsKept(t *testing.T) {
 			e.headers(v.stream, true, ":status", "200")
 		}
 	}))
-	p := newPool(t, http2.Settings{PingTimeout: 50 * time.Millisecond}, addr)
+	p := newPool(t, http2.Settings{PingTimeout: time.Minute}, addr)
 	call := &transport.Call{Head: head("GET /"), Deadline: time.Now().Add(20 * time.Millisecond)}
 	if f := failure(t, do(p, call).err); f.Reason != reason.UpstreamTimeout {
 		t.Fatalf("%+v", f)
 	}
-	time.Sleep(150 * time.Millisecond)
+	time.Sleep(150 * time.Millisecond) // the answer comes at once
 	if r := do(p, newCall()); r.err != nil || !r.reused {
 		t.Errorf("%+v", r)
 	}

@@ -19,8 +19,9 @@ type link struct {
 	socket *socket
 	used   atomic.Bool
 	active int // requests; guarded by Pool.mu
-	// suspect says that a request has timed out while nothing at all was heard.
-	suspect atomic.Bool
+	// suspect is when a request began that has timed out while nothing at all was
+	// heard, in Unix nanoseconds; 0: none.
+	suspect atomic.Int64
 }
 
 // close ends the connection, whatever is going on there.
@@ -33,17 +34,21 @@ func (l *link) close() {
 // silent is called when a request that began at since has timed out. net/http
 // asks the endpoint then by a PING; without an answer the connection is dead.
 func (l *link) silent(since int64) {
-	if l.socket.heard.Load() > since || !l.suspect.CompareAndSwap(false, true) {
+	if l.socket.heard.Load() > since || !l.suspect.CompareAndSwap(0, since) {
 		return
 	}
 	time.AfterFunc(l.pool.settings.PingTimeout, func() {
-		l.suspect.Store(false)
-		if l.socket.heard.Load() > since {
-			l.pool.freed()
-			return
+		l.suspect.Store(0)
+		if l.socket.heard.Load() <= since {
+			l.close()
 		}
-		l.close()
 	})
+}
+
+// suspected reports that nothing has been heard since.
+func (l *link) suspected() bool {
+	since := l.suspect.Load()
+	return since != 0 && l.socket.heard.Load() <= since
 }
 
 // socket is a connection that tells what net/http does not: when something was

@@ -195,7 +195,7 @@ func (p *Pool) Get(call *transport.Call, _ bool) (transport.Conn, error) {
 func (p *Pool) reserve() *link {
 	var best *link
 	for _, l := range p.links {
-		if (best == nil || l.active < best.active) && !l.suspect.Load() && l.client.Available() > 0 {
+		if (best == nil || l.active < best.active) && !l.suspected() && l.client.Available() > 0 {
 			best = l
 		}
 	}
