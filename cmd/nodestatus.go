@@ -3,9 +3,11 @@ package cmd
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/control"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
+	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
 )
 
@@ -27,6 +29,10 @@ type listenerStatus struct {
 	// Address is the one bound: with port 0 in the config, what the system chose.
 	Address string `json:"address"`
 	TLS     bool   `json:"tls"`
+	// Error is why the authorities of client certificates cannot be read anew;
+	// where none could be read before, the listener refuses everybody.
+	Error   string    `json:"error,omitempty"`
+	ErrorAt time.Time `json:"error_at,omitzero"`
 }
 
 type connectionStatus struct {
@@ -50,9 +56,19 @@ func (n *node) status() status {
 	bound := n.gateway.Addresses()
 	for _, l := range snap.Listeners {
 		if a := bound[l.Name]; a != nil {
-			s.Listeners = append(s.Listeners, listenerStatus{Name: l.Name, Address: a.String(), TLS: l.TLS != nil})
+			s.Listeners = append(s.Listeners, newListenerStatus(l, a.String()))
 		}
 	}
 	slices.SortFunc(s.Listeners, func(a, b listenerStatus) int { return cmp.Compare(a.Name, b.Name) })
+	return s
+}
+
+func newListenerStatus(l *snapshot.Listener, address string) listenerStatus {
+	s := listenerStatus{Name: l.Name, Address: address, TLS: l.TLS != nil}
+	if s.TLS {
+		if f := l.TLS.Fault(); f != nil {
+			s.Error, s.ErrorAt = f.Err.Error(), f.Since
+		}
+	}
 	return s
 }

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -101,7 +102,7 @@ func sick(now time.Time) *status {
 			Digest: strings.Repeat("0123", 16), Loaded: now.Add(-3 * time.Hour),
 			Error: "in.yaml:1:1: x\nin.yaml:2:1: y", ErrorAt: now.Add(-time.Minute), Broken: map[string]string{"api": "no file"},
 		},
-		Listeners: []listenerStatus{{"web", "127.0.0.1:8080", false}, {"websecure", "127.0.0.1:8443", true}},
+		Listeners: []listenerStatus{{Name: "web", Address: "127.0.0.1:8080"}, {Name: "websecure", Address: "127.0.0.1:8443", TLS: true}},
 		Upstreams: map[string]upstream.Status{
 			"none": {},
 			"half": {Panic: true, Endpoints: []upstream.EndpointStatus{
@@ -119,6 +120,24 @@ func sick(now time.Time) *status {
 				Error: "429 \x1b[2J too many", Next: now.Add(45 * time.Minute),
 			},
 		},
+	}
+}
+
+func TestWhatIsWrongWithTLS(t *testing.T) {
+	now := time.Now()
+	s := &status{
+		Listeners: []listenerStatus{{Name: "web", TLS: true}, {Name: "partners", TLS: true, Error: `"ca.pem": no such file`}},
+		Certificates: []compile.CertificateStatus{
+			{Name: "a", State: "ok", NotAfter: now.AddDate(0, 0, 60)},
+			{Name: "b", State: "expiring", NotAfter: now.Add(5*24*time.Hour + time.Minute)},
+		},
+	}
+	want := []string{
+		`listener partners: the authorities of client certificates cannot be read: "ca.pem": no such file`,
+		"certificate b: expires in 5d",
+	}
+	if got := s.wrong(now); !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
 	}
 }
 

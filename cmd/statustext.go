@@ -38,6 +38,11 @@ func (s *status) wrong(now time.Time) (list []string) {
 			add("upstream %s: so few endpoints can be used that all of them get requests", name)
 		}
 	}
+	for _, l := range s.Listeners {
+		if l.Error != "" {
+			add("listener %s: the authorities of client certificates cannot be read: %s", l.Name, l.Error)
+		}
+	}
 	for _, c := range s.Certificates {
 		if why := complaint(c, now); why != "" {
 			add("certificate %s: %s", c.Name, why)
@@ -55,6 +60,8 @@ func complaint(c compile.CertificateStatus, now time.Time) string {
 		why = "expired " + ago(c.NotAfter, now)
 	case "not_yet_valid":
 		why = "is valid from " + stamp(c.NotBefore) + " only"
+	case "expiring":
+		why = "expires " + in(c.NotAfter, now)
 	case "missing":
 		why = "there is none yet"
 	default:

@@ -100,6 +100,15 @@ func (t *Terminator) Load() error {
 	return t.cas.Load()
 }
 
+// Fault is why the newest authorities are not in use; nil: they are, or nobody
+// is asked for a certificate.
+func (t *Terminator) Fault() *filewatch.Fault {
+	if t.cas == nil {
+		return nil
+	}
+	return t.cas.Fault()
+}
+
 // Start begins to follow the file of authorities; it never fails.
 func (t *Terminator) Start(context.Context) error {
 	if t.cas != nil {

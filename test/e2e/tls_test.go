@@ -153,15 +153,15 @@ func TestTLS(t *testing.T) {
 func TestTLSWithCurl(t *testing.T) {
 	n := startTLS(t, `certificates: [api]`, upstreamServer(t, seen))
 	tlstest.Write(t, n.path("ca.pem"), n.ca.PEM())
-	for _, version := range []string{"--tlsv1.2", "--tlsv1.3"} {
+	for _, http := range []string{"--http1.1", "--http2"} {
 		_, port, err := net.SplitHostPort(n.web)
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := exec.Command("curl", "-sS", version, "--cacert", n.path("ca.pem"), "--resolve", "api.test:"+port+":127.0.0.1",
+		out, err := exec.Command("curl", "-sS", http, "--cacert", n.path("ca.pem"), "--resolve", "api.test:"+port+":127.0.0.1",
 			"https://api.test:"+port+"/1", "https://api.test:"+port+"/2", "-w", " connects=%{num_connects} http=%{http_version}\n").CombinedOutput()
-		if err != nil || strings.Count(string(out), "proto=https") != 2 || !strings.Contains(string(out), "connects=0 http=1.1") {
-			t.Errorf("%s: %v\n%s", version, err, out)
+		if err != nil || strings.Count(string(out), "proto=https") != 2 || !strings.Contains(string(out), "connects=0 http="+strings.TrimPrefix(http, "--http")+"\n") {
+			t.Errorf("%s: %v\n%s", http, err, out)
 		}
 	}
 }
