@@ -126,6 +126,7 @@ func sick(now time.Time) *status {
 func TestWhatIsWrongWithTLS(t *testing.T) {
 	now := time.Now()
 	s := &status{
+		Config:    control.Status{Digest: "live"},
 		Listeners: []listenerStatus{{Name: "web", TLS: true}, {Name: "partners", TLS: true, Error: `"ca.pem": no such file`}},
 		Certificates: []compile.CertificateStatus{
 			{Name: "a", State: "ok", NotAfter: now.AddDate(0, 0, 60)},
