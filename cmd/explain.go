@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -18,7 +19,7 @@ type explainCommand struct {
 	Method   string   `arg:"" help:"Method, such as GET."`
 	URL      string   `arg:"" help:"Address, such as http://api.example.com/v1/users?id=1."`
 	Header   []string `short:"H" sep:"none" help:"Header field, 'Name: value'; may be repeated." placeholder:"FIELD"`
-	Listener string   `help:"Listener the request enters by; default: the first by name." placeholder:"NAME"`
+	Listener string   `help:"Listener the request enters by; default: the first by name that speaks HTTP." placeholder:"NAME"`
 }
 
 // Run prints what the request would meet, in order.
@@ -38,6 +39,10 @@ func (x *explainCommand) Run(env *environment) error {
 	l, err := x.pick(result.Snapshot)
 	if err != nil {
 		return &usageError{fmt.Errorf("gatehouse: %w", err)}
+	}
+	if passed := result.Streams[l.Name]; l.Protocol != snapshot.HTTP {
+		x.printStreams(env, l, cfg.Listeners[l.Name].Protocol, passed)
+		return nil
 	}
 	e := gateway.Explain(l, head)
 	x.print(env, l, &e, result.Plans)
@@ -84,6 +89,11 @@ func (x *explainCommand) pick(s *snapshot.Snapshot) (*snapshot.Listener, error) 
 	}
 	slices.Sort(names)
 	if x.Listener == "" {
+		for _, n := range names {
+			if byName[n].Protocol == snapshot.HTTP {
+				return byName[n], nil
+			}
+		}
 		return byName[names[0]], nil
 	}
 	if l := byName[x.Listener]; l != nil {
@@ -119,6 +129,27 @@ func (x *explainCommand) print(env *environment, l *snapshot.Listener, e *gatewa
 			verdict = "matches"
 		}
 		fmt.Fprintf(env.out, "  %-20s host %s, path %s: %s\n", c.Route, c.Host, orAny(c.Path), verdict)
+	}
+}
+
+// printStreams is for a listener that reads no requests.
+func (x *explainCommand) printStreams(env *environment, l *snapshot.Listener, protocol string, passed map[string]string) {
+	fmt.Fprintf(env.out, "listener   %s (%s), which speaks %s and reads no requests\n", l.Name, l.Address, protocol)
+	for _, name := range slices.Sorted(maps.Keys(passed)) {
+		if name == "" {
+			continue
+		}
+		shown := name
+		if name[0] == '.' {
+			shown = "*" + name
+		}
+		fmt.Fprintf(env.out, "  %-20s %s\n", shown, passed[name])
+	}
+	switch {
+	case passed[""] != "":
+		fmt.Fprintf(env.out, "  %-20s %s\n", "any", passed[""])
+	default:
+		fmt.Fprintf(env.out, "  %-20s refused: 404 l4_no_route\n", "any other")
 	}
 }
 

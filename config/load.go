@@ -196,6 +196,7 @@ func (s *Source) build(kinds Kinds, o Options, p *problem.List) (*Config, *Sourc
 		strict.Hook(kinds.decode),
 	)
 	copy(s.resolved[:], sum.Sum(nil))
+	c.protocolDefaults(func(path string) bool { return where.Node(path) != nil })
 	found := slices.Clone(p.All())
 	if t.whole && len(s.Files) > 0 {
 		var meant problem.List

@@ -109,8 +109,18 @@ type Drain struct {
 type Listener struct {
 	// HOST:PORT, or :PORT for all addresses.
 	Address string `yaml:"address" required:"true"`
-	// What is spoken there.
-	Protocol string `yaml:"protocol" enum:"http" default:"http"`
+	// What is spoken there. http goes by routes. tcp and udp are passed on to
+	// backends unread, tcp after TLS has been ended if tls is given; tls is
+	// passed on unopened, by the name that clients ask for.
+	Protocol string `yaml:"protocol" enum:"http,tcp,tls,udp" default:"http"`
+	// Upstreams that share connections by weight (tcp, udp), or those for whose
+	// name sni has nothing (tls).
+	Backends []Backend `yaml:"backends"`
+	// Names in TLS handshakes that are passed on unopened: exactly, or *.REST
+	// for all names below REST. With protocol http, all others are served here.
+	SNI map[string]Passthrough `yaml:"sni"`
+	// Datagrams (protocol udp).
+	UDP *Datagrams `yaml:"udp"`
 	// Speak TLS. Absent: plain text.
 	TLS *ListenerTLS `yaml:"tls"`
 	// Answer every request over plain HTTP with a redirect to https, before any
@@ -162,6 +172,21 @@ type ListenerHTTP2 struct {
 	ConnectionWindow unit.Size `yaml:"connection_window" default:"1MiB" min:"64KiB" max:"64MiB"`
 }
 
+// Passthrough is where connections for one name go.
+type Passthrough struct {
+	// Upstreams that share the connections by weight.
+	Backends []Backend `yaml:"backends" required:"true"`
+}
+
+// Datagrams says how datagrams belong together. What comes from one address
+// within timeouts.idle is a session, which counts as a connection.
+type Datagrams struct {
+	// A session is over after so many replies to each datagram of the client, so
+	// that short questions, such as DNS, do not keep it until the idle time is
+	// over; 0: only the idle time ends it.
+	Replies int `yaml:"replies" default:"0" min:"0" max:"65535"`
+}
+
 // ListenerLimits bound what one request may bring.
 type ListenerLimits struct {
 	// Request line and headers together.
@@ -176,13 +201,15 @@ type ListenerLimits struct {
 
 // ListenerTimeouts bound how long a client may take.
 type ListenerTimeouts struct {
-	// From the first byte of a request to the end of its head.
+	// From the first byte of a request to the end of its head. Of protocol tls,
+	// for the first message of the handshake.
 	Head unit.Duration `yaml:"head" default:"10s" min:"100ms"`
 	// Between two reads of a request body that bring at least something.
 	Body unit.Duration `yaml:"body" default:"30s" min:"100ms"`
 	// A client that reads nothing of its reply.
 	Write unit.Duration `yaml:"write" default:"30s" min:"100ms"`
-	// A keep-alive connection without a request.
+	// A keep-alive connection without a request. Of other protocols, nothing in
+	// either direction, with a default of 1h for tcp and tls and 60s for udp.
 	Idle unit.Duration `yaml:"idle" default:"75s" min:"100ms"`
 }
 

@@ -16,6 +16,9 @@ type Upstream struct {
 	// Speak TLS with the endpoints. Absent: plain; "tls: {}" verifies them by
 	// their own names against the system's authorities.
 	TLS *UpstreamTLS `yaml:"tls"`
+	// Begin connections with a PROXY header of this version, which names the
+	// client. Only for upstreams of tcp and tls listeners.
+	ProxyProtocol string `yaml:"proxy_protocol" enum:"v1,v2"`
 	// How an endpoint is chosen.
 	LoadBalancer LoadBalancer `yaml:"load_balancer"`
 	// Probes. Absent: none.

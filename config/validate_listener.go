@@ -9,6 +9,7 @@ import (
 // bound is an address somebody listens on.
 type bound struct {
 	path string
+	udp  bool       // which clashes with nothing that is TCP
 	addr netip.Addr // the zero Addr: all addresses
 	host string     // a name, which clashes only with itself
 	port int
@@ -27,6 +28,7 @@ func (v *validator) listeners(p *problem.List) {
 		lp := under(p, "listeners", name)
 		lp.Check(isName(name), "", "a listener's name %s", nameRule)
 		v.listenerTLS(l.TLS, lp)
+		v.listenerProtocol(&l, lp)
 		lp.Check(l.TLS == nil || l.RedirectToHTTPS == nil, "redirect_to_https", "has no meaning on a listener that speaks TLS itself")
 		lp.Under("http2").Check(l.HTTP2.ConnectionWindow >= l.HTTP2.StreamWindow, "connection_window",
 			"must be at least stream_window (%v), got %v", l.HTTP2.StreamWindow, l.HTTP2.ConnectionWindow)
@@ -41,6 +43,7 @@ func (v *validator) listeners(p *problem.List) {
 		}
 		host, port, _ := splitAddress(l.Address)
 		b := newBound(problem.Join(lp.Path(), "address"), host, port)
+		b.udp = l.Protocol == udp
 		for _, other := range byPort[port] {
 			if port != 0 && b.clashes(other) {
 				lp.Add("address", "%q is already taken by %s", l.Address, other.path)
@@ -69,6 +72,9 @@ func newBound(path, host string, port int) bound {
 
 // clashes is true if the kernel would refuse the second of the two.
 func (b bound) clashes(o bound) bool {
+	if b.udp != o.udp {
+		return false
+	}
 	if b.host != "" || o.host != "" {
 		return b.host == o.host || b.all() || o.all()
 	}

@@ -41,12 +41,27 @@ func (v *validator) route(name string, r Route, a *at) {
 }
 
 func (v *validator) backends(list []Backend, a *at) {
-	total := 0
 	for i, b := range list {
+		v.spokenHTTP(b.Upstream, index("backends", i)+".upstream", a)
+	}
+	v.shares(list, a)
+}
+
+// spokenHTTP checks the name of an upstream that requests are sent to.
+func (v *validator) spokenHTTP(name, key string, a *at) {
+	u, ok := v.c.Upstreams[name]
+	if !ok {
+		v.undefined(a.p(), "upstream", key, name)
+	} else if u.ProxyProtocol != "" {
+		a.p().Add(key, "%q is sent PROXY headers (proxy_protocol), which only tcp and tls listeners do; make another upstream", name)
+	}
+}
+
+// shares checks the weights of backends.
+func (v *validator) shares(list []Backend, a *at) {
+	total := 0
+	for _, b := range list {
 		total += b.Weight
-		if !v.exists("upstream", b.Upstream) {
-			v.undefined(a.p(), "upstream", index("backends", i)+".upstream", b.Upstream)
-		}
 	}
 	if len(list) > 1 {
 		names := make([]string, len(list))
@@ -81,8 +96,8 @@ func (v *validator) tries(r *Route, a *at) {
 			a.p().Add(index("retries.on", i), "must be connect_failure, reset, timeout, 5xx, a status from 400 to 599, grpc_unavailable, grpc_resource_exhausted, grpc_internal, grpc_deadline_exceeded or grpc_cancelled, got %q", on)
 		}
 	}
-	if r.Mirror != nil && !v.exists("upstream", r.Mirror.Upstream) {
-		v.undefined(a.p(), "upstream", "mirror.upstream", r.Mirror.Upstream)
+	if r.Mirror != nil {
+		v.spokenHTTP(r.Mirror.Upstream, "mirror.upstream", a)
 	}
 }
 
@@ -90,6 +105,8 @@ func (v *validator) match(m *Match, a *at) {
 	for i, l := range m.Listeners {
 		if !v.exists("listener", l) {
 			v.undefined(a.p(), "listener", index("match.listeners", i), l)
+		} else if spoken := v.c.Listeners[l].Protocol; spoken != http {
+			a.p().Add(index("match.listeners", i), "%q speaks %s, which goes by the listener's own backends, not by routes", l, spoken)
 		}
 	}
 	noRepeats(a, "match.listeners", m.Listeners)

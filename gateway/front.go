@@ -35,6 +35,8 @@ type front interface {
 // build makes the fronts that a listener needs.
 func (d *door) build(l *snapshot.Listener) {
 	d.h2 = h2.New(d.h2Settings(l.Server))
+	d.streams = newStreams(d, l)
+	d.fronts = append(d.fronts, d.streams)
 	d.h1 = h1.New(d.h1Settings(l.Server))
 	d.fronts = append(d.fronts, http1{d, d.h1}, http2{d, d.h2})
 }
@@ -42,6 +44,9 @@ func (d *door) build(l *snapshot.Listener) {
 // ServeConn implements listener.Handler: a connection goes to the front of the
 // protocol that was agreed on. In plain text h1 finds out.
 func (d *door) ServeConn(nc net.Conn) {
+	if d.streams.take(nc) {
+		return
+	}
 	if c, ok := nc.(*tlsterm.Conn); ok && c.TLS().Protocol == "h2" {
 		d.h2.ServeTLS(c.Conn, c.TLS())
 		return

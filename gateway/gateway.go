@@ -48,12 +48,13 @@ type Gateway struct {
 	run      fasthttp.RequestHandler
 	current  atomic.Pointer[snapshot.Snapshot]
 
-	mu       sync.Mutex       // guards doors, draining, drained
-	doors    map[string]*door // by key in snapshot.Listeners
-	draining []*door          // after Drain
-	drained  bool             // Drain was called
-	leaving  sync.WaitGroup   // doors that are going
-	released atomic.Bool      // the last snapshot
+	mu        sync.Mutex            // guards doors, draining, drained
+	doors     map[string]*door      // by key in snapshot.Listeners
+	datagrams map[string]*datagrams // the same for UDP
+	draining  []*door               // after Drain
+	drained   bool                  // Drain was called
+	leaving   sync.WaitGroup        // doors that are going
+	released  atomic.Bool           // the last snapshot
 }
 
 // door is one address traffic enters by: its socket and its protocol fronts.
@@ -63,6 +64,7 @@ type door struct {
 	socket  *listener.Listener
 	h1      *h1.Server
 	h2      *h2.Server
+	streams *streams
 	fronts  []front // all of them
 	floods  sampler // of refused handshakes
 	last    atomic.Pointer[binding]
@@ -78,7 +80,7 @@ type binding struct {
 
 // New returns a gateway without listeners; Swap gives it its first snapshot.
 func New(s Settings) *Gateway {
-	g := &Gateway{settings: s, doors: map[string]*door{}}
+	g := &Gateway{settings: s, doors: map[string]*door{}, datagrams: map[string]*datagrams{}}
 	g.run = pipeline.New(func(e *exchange.Exchange, v any, stack []byte) {
 		s.Metrics.Panics.Inc()
 		s.Log.Error("a plugin panicked; the request was answered with 500",
@@ -101,6 +103,13 @@ func (g *Gateway) Swap(ctx context.Context, next *snapshot.Snapshot, drain time.
 	}
 	fresh, err := g.bind(ctx, next)
 	if err != nil {
+		return err
+	}
+	freshDatagrams, err := g.bindDatagrams(ctx, next)
+	if err != nil {
+		for _, d := range fresh {
+			d.close()
+		}
 		return err
 	}
 	for address, l := range next.Listeners {
@@ -128,6 +137,7 @@ func (g *Gateway) Swap(ctx context.Context, next *snapshot.Snapshot, drain time.
 			g.leave(context.WithoutCancel(ctx), d, drain)
 		}
 	}
+	g.swapDatagrams(ctx, freshDatagrams, next, drain)
 	if prev != nil {
 		prev.Units.Retire(next.Units)
 		prev.Release()
@@ -137,14 +147,18 @@ func (g *Gateway) Swap(ctx context.Context, next *snapshot.Snapshot, drain time.
 
 func (d *door) counts() metrics.Connections {
 	s := d.socket.Stats()
-	return metrics.Connections{Open: s.Open, Accepted: s.Accepted, Refused: s.Refused, AcceptFails: s.AcceptErrors}
+	passed := d.streams.server.Stats()
+	return metrics.Connections{
+		Open: s.Open, Accepted: s.Accepted, Refused: s.Refused, AcceptFails: s.AcceptErrors,
+		Received: uint64(passed.Received), Sent: uint64(passed.Sent),
+	}
 }
 
 func (g *Gateway) bind(ctx context.Context, next *snapshot.Snapshot) ([]*door, error) {
 	var fresh []*door
 	var errs []error
 	for address, l := range next.Listeners {
-		if g.doors[address] != nil {
+		if g.doors[address] != nil || l.Protocol == snapshot.UDP {
 			continue
 		}
 		d := &door{gateway: g, address: address}
@@ -171,7 +185,7 @@ func (d *door) socketSettings(l *snapshot.Listener) listener.Settings {
 		Address:        l.Address,
 		MaxConnections: l.Server.MaxConnections,
 		MaxPerClient:   l.Server.MaxPerClient,
-		Filter:         d.announced(l.Proxies, d.secure(l.TLS)),
+		Filter:         d.announced(l.Proxies, d.sniffed(l, d.secure(l.TLS))),
 		Refused:        func(r *reason.Reason, peer netip.AddrPort) { d.refused(r, peer, nil) },
 		AcceptFailed: func(err error) {
 			d.gateway.settings.Log.Error("connections cannot be accepted; they wait", "listener", l.Name, "error", err)
@@ -219,6 +233,11 @@ func (g *Gateway) Addresses() map[string]net.Addr {
 			out[l.Name] = d.socket.Addr()
 		}
 	}
+	for address, d := range g.datagrams {
+		if l := s.Listeners[address]; l != nil {
+			out[l.Name] = d.server.Addr()
+		}
+	}
 	return out
 }
 
@@ -240,6 +259,10 @@ func (g *Gateway) Drain(ctx context.Context) error {
 		delete(g.doors, address)
 		g.draining = append(g.draining, d)
 		g.leave(ctx, d, left)
+	}
+	for address, d := range g.datagrams {
+		delete(g.datagrams, address)
+		g.leaveDatagrams(ctx, d, left)
 	}
 	g.mu.Unlock()
 	g.leaving.Wait()

@@ -16,6 +16,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
 	"github.com/gatehouse-proxy/gatehouse/gateway/acme"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/dial"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http2"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
@@ -87,6 +88,9 @@ type Result struct {
 	Broken map[string]string
 	// Plans tell what each route does, for explain.
 	Plans map[string]Plan
+	// Streams tell, by listener and name (".REST" for *.REST, "" for all
+	// others), where connections are passed on to.
+	Streams map[string]map[string]string
 }
 
 // Plan tells a person what a route does.
@@ -120,6 +124,8 @@ type build struct {
 	consumersDigest, policiesDigest string
 	upstreamDigests                 map[string]string
 
+	dialers map[string]*dial.Dialer // by upstream
+
 	result *Result
 }
 
@@ -132,8 +138,8 @@ func (c *Compiler) Build(ctx context.Context, cfg *config.Config, src *config.So
 		units: snapshot.NewUnits(func(key string, err error) {
 			c.settings.Log.Warn("closing a part of an old config", "unit", key, "error", err)
 		}),
-		broken: map[string]string{}, paths: map[string]string{}, upstreamDigests: map[string]string{},
-		result: &Result{Broken: map[string]string{}, Plans: map[string]Plan{}},
+		broken: map[string]string{}, paths: map[string]string{}, upstreamDigests: map[string]string{}, dialers: map[string]*dial.Dialer{},
+		result: &Result{Broken: map[string]string{}, Plans: map[string]Plan{}, Streams: map[string]map[string]string{}},
 	}
 	if prev != nil {
 		b.prev = prev.Units

@@ -36,8 +36,9 @@ func (b *build) listeners(routes map[string]*compiled, terminators map[string]*t
 			b.problems.Add("routes", "%v", err)
 			continue
 		}
-		out[listenerKey(name, c.Address)] = &snapshot.Listener{
+		out[listenerKey(name, c.Address, c.Protocol)] = &snapshot.Listener{
 			Name: name, Address: c.Address, Routes: table, NoRoute: routes[""].route,
+			Protocol: protocols[c.Protocol], Streams: b.streams(name, &c), Replies: replies(c.UDP),
 			Redirect: b.redirect(c.RedirectToHTTPS), Proxies: proxies(c.ProxyProtocol), TLS: terminators[name],
 			Rules: target.Rules{
 				KeepEncodedSlashes: c.Path.EncodedSlashes == "keep", MergeSlashes: c.Path.MergeSlashes,
@@ -70,9 +71,12 @@ func (b *build) redirect(c *config.HTTPSRedirect) *exchange.Route {
 }
 
 // listenerKey is the address, so that renaming a listener keeps its socket. Of
-// port 0 there may be several.
-func listenerKey(name, address string) string {
-	if _, port, err := net.SplitHostPort(address); err == nil && strings.Trim(port, "0") == "" {
+// port 0 there may be several, and one for datagrams beside one for streams.
+func listenerKey(name, address, protocol string) string {
+	if protocols[protocol] == snapshot.UDP {
+		address = "udp " + address
+	}
+	if _, port, err := net.SplitHostPort(strings.TrimPrefix(address, "udp ")); err == nil && strings.Trim(port, "0") == "" {
 		return address + " " + name
 	}
 	return address

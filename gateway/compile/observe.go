@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/l4"
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxy"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
@@ -81,6 +82,15 @@ func (t *tries) Tried(x *proxy.Try) {
 	if x.Endpoint != "" {
 		o.endpoint(x.Endpoint).Try(outcome(x), x.Status, x.Latency)
 	}
+}
+
+// connected counts the tries of connections that are passed on.
+func (t *tries) connected(x *l4.Try) {
+	o := t.c.observer(x.Upstream)
+	if x.Number > 1 {
+		o.m.Retries.Inc()
+	}
+	o.endpoint(x.Endpoint).Try(outcome(&proxy.Try{Failure: x.Failure}), 0, x.Took)
 }
 
 // RetryDenied implements proxy.Observer.

@@ -47,7 +47,7 @@ func (b *build) terminators() map[string]*tlsterm.Terminator {
 			continue
 		}
 		key := "tls/" + name
-		inputs := []any{*c, b.src.Dir}
+		inputs := []any{*c, b.src.Dir, b.cfg.Listeners[name].Protocol}
 		s := b.tlsSettings(name, c)
 		for _, cert := range c.Certificates {
 			inputs = append(inputs, b.cfg.Certificates[cert])
@@ -98,6 +98,9 @@ func (b *build) tlsSettings(name string, c *config.ListenerTLS) tlsterm.Settings
 		Listener: name, MinVersion: tls.VersionTLS12, HandshakeTimeout: c.HandshakeTimeout.D(),
 		Protocols: c.ALPN, StrictNames: c.StrictNames,
 		Changes: &b.changes, Log: b.settings.Log, Challenge: b.settings.ACME.Challenges().TLS,
+	}
+	if b.cfg.Listeners[name].Protocol == "tcp" {
+		s.Protocols = nil // what is spoken inside is not known
 	}
 	if r := c.HandshakesPerClient; r != nil {
 		s.HandshakesPerClient = tlsterm.Rate{Limit: r.Limit, Per: r.Per.D()}

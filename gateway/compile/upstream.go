@@ -26,6 +26,7 @@ func (b *build) upstreams() {
 			b.fail(key, err)
 			continue
 		}
+		b.dialers[name] = d
 		if taken {
 			if _, same := b.units.Reuse(b.prev, key, sum); same {
 				continue

@@ -41,6 +41,7 @@ type Try struct {
 
 // Route is where connections go. It never changes.
 type Route struct {
+	broken   string // why it cannot be used; empty: it can
 	backends []Backend
 	total    uint64
 	tried    func(*Try)
@@ -68,6 +69,9 @@ func NewRoute(backends []Backend, tried func(*Try)) (*Route, error) {
 	}
 	return r, nil
 }
+
+// BrokenRoute is one that cannot be used on this node: it refuses connections.
+func BrokenRoute(why string) *Route { return &Route{broken: why} }
 
 func dialPlain(ctx context.Context, network, address string, begin func(net.Conn) error) (net.Conn, error) {
 	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second}}
@@ -110,7 +114,11 @@ type Choice struct {
 
 // Choose picks a backend for a client that has come to the address here.
 func (r *Route) Choose(client, here netip.AddrPort) Choice {
-	c := Choice{route: r, backend: r.backend(), client: client, here: here}
+	c := Choice{route: r, client: client, here: here}
+	if r.broken != "" {
+		return c
+	}
+	c.backend = r.backend()
 	if c.backend.HashClient && client.IsValid() {
 		var text [64]byte
 		c.pick.Hash, c.pick.HasHash = upstream.Hash(string(client.Addr().AppendTo(text[:0]))), true
@@ -118,8 +126,13 @@ func (r *Route) Choose(client, here netip.AddrPort) Choice {
 	return c
 }
 
-// Upstream is the name of the backend's upstream.
-func (c *Choice) Upstream() string { return c.backend.Upstream.Name() }
+// Upstream is the name of the backend's upstream; empty for a broken route.
+func (c *Choice) Upstream() string {
+	if c.backend == nil {
+		return ""
+	}
+	return c.backend.Upstream.Name()
+}
 
 // Tries is how many endpoints have been tried.
 func (c *Choice) Tries() int { return c.tries }
@@ -145,15 +158,15 @@ func (l *Leg) Done(f upstream.Failure) {
 // has not been tried, and to the next one where that fails. Its error is a
 // *reason.Refusal; endpoint is the one it came to, also then.
 func (c *Choice) Connect(ctx context.Context, network string) (leg *Leg, endpoint string, err error) {
-	var failed retryable
+	failed := retryable{errNoOther}
 	for {
 		leg, endpoint, err = c.try(ctx, network, endpoint)
 		switch {
 		case errors.As(err, &failed):
-			if c.tries == maxTries || ctx.Err() != nil {
+			if ctx.Err() != nil {
 				return nil, endpoint, failed.Refusal
 			}
-		case errors.Is(err, errNoOther), err != nil && failed.Refusal != nil && errors.Is(err, reason.NoEndpoint):
+		case errors.Is(err, errNoOther), c.tries > 0 && errors.Is(err, reason.NoEndpoint):
 			return nil, endpoint, failed.Refusal // what happened tells more than that nobody is left
 		default:
 			return leg, endpoint, err
@@ -161,12 +174,18 @@ func (c *Choice) Connect(ctx context.Context, network string) (leg *Leg, endpoin
 	}
 }
 
-var errNoOther = errors.New("all endpoints have been tried")
+var errNoOther = reason.UpstreamConnect.Because("no endpoint is left to be tried")
 
 // retryable is a refusal that another endpoint may turn into a success.
 type retryable struct{ *reason.Refusal }
 
 func (c *Choice) try(ctx context.Context, network, before string) (*Leg, string, error) {
+	if why := c.route.broken; why != "" {
+		return nil, "", reason.RouteBroken.Because("%s", why)
+	}
+	if c.tries == maxTries {
+		return nil, before, errNoOther
+	}
 	up := c.backend.Upstream
 	c.pick.Exclude = c.tried[:c.tries]
 	ep, err := up.Pick(&c.pick)
@@ -209,8 +228,11 @@ func (c *Choice) try(ctx context.Context, network, before string) (*Leg, string,
 		return nil, ep.Address, why.Wrap(err)
 	}
 	why := reason.UpstreamConnect
-	if failure == upstream.FailedTimeout {
+	switch {
+	case failure == upstream.FailedTimeout:
 		why = reason.UpstreamTimeout
+	case errors.Is(err, reason.UpstreamTLS):
+		why = reason.UpstreamTLS
 	}
 	return nil, ep.Address, retryable{why.Wrap(err)}
 }

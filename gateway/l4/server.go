@@ -21,9 +21,9 @@ type Job struct {
 	// Route is nil where there is none, which refuses the connection.
 	Route *Route
 	Idle  time.Duration
-	// Name is the one the client asked for by TLS, Protocol "TCP" or "TLS" for
-	// the log.
-	Name, Protocol string
+	// Listener and Protocol ("TCP", "TLS") are for the log. Name is the one that
+	// the client asked for by TLS.
+	Listener, Protocol, Name string
 	// First are bytes that have been read of the connection.
 	First []byte
 	// Screen refuses a connection that begins with a PROXY header, which the
@@ -39,8 +39,8 @@ type Record struct {
 	Began    time.Time
 	Duration time.Duration
 	Client   netip.AddrPort
-	Name     string
-	Protocol string
+
+	Listener, Protocol, Name string // as in Job
 
 	Upstream, Endpoint string
 	Attempts           int
@@ -116,7 +116,7 @@ func (c *conn) release() {
 }
 
 func (s *Server) run(c *conn) {
-	r := &Record{Began: time.Now(), Client: c.peer, Name: c.job.Name, Protocol: c.job.Protocol}
+	r := &Record{Began: time.Now(), Client: c.peer, Listener: c.job.Listener, Protocol: c.job.Protocol, Name: c.job.Name}
 	defer s.left(c, r)
 	defer func() {
 		if v := recover(); v != nil {

@@ -15,6 +15,8 @@ type Announcer interface {
 	// by a Filter, before anybody else has the connection. The zero AddrPort
 	// leaves the address as it is.
 	Announce(client netip.AddrPort) bool
+	// Announced reports that Announce was called and returned true.
+	Announced() bool
 }
 
 var (
@@ -27,6 +29,7 @@ type conn struct {
 	l      *Listener
 	client netip.Prefix // the zero Prefix: not counted as anybody's yet
 	remote net.Addr     // nil: the socket's
+	told   bool         // Announced
 	once   sync.Once
 }
 
@@ -39,9 +42,12 @@ func (c *conn) announce(client, peer netip.AddrPort) bool {
 		client = peer
 	}
 	prefix, ok := c.l.recount(c.client, clientOf(client.Addr().Unmap()))
-	c.client = prefix
+	c.client, c.told = prefix, ok
 	return ok
 }
+
+// Announced implements Announcer.
+func (c *conn) Announced() bool { return c.told }
 
 // tcpConn is an accepted TCP connection.
 type tcpConn struct {

@@ -8,10 +8,22 @@ import (
 	"sync/atomic"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/l4"
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxyproto"
 	"github.com/gatehouse-proxy/gatehouse/gateway/route"
 	"github.com/gatehouse-proxy/gatehouse/gateway/target"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
+)
+
+// Protocol is what a listener takes connections for.
+type Protocol uint8
+
+// The protocols. TLS is passed on unopened, TCP perhaps after TLS was ended.
+const (
+	HTTP Protocol = iota
+	TCP
+	TLS
+	UDP
 )
 
 // Listener is what one listener needs to dispatch a request.
@@ -19,6 +31,14 @@ type Listener struct {
 	Name    string
 	Address string
 	Routes  *route.Table[*exchange.Route]
+	// Protocol is what is spoken; all others than HTTP know no Routes.
+	Protocol Protocol
+	// Streams says where connections, or datagrams, are passed on to. With HTTP
+	// those for its names alone are, and it may be nil.
+	Streams *l4.Table
+	// Replies ends a session of datagrams after so many of them to each of the
+	// client's; 0: the idle time does.
+	Replies int
 	// NoRoute runs when nothing matches: the global plugins, then a refusal.
 	NoRoute *exchange.Route
 	// Redirect runs, instead of any route, for requests over plain HTTP; nil: none.

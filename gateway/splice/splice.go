@@ -175,7 +175,11 @@ func (p *Pair) left(now time.Time) time.Duration {
 // must not look whole. Of TLS it closes the socket below, which says no goodbye.
 func Reset(nc net.Conn) {
 	below := nc
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+	for {
+		t, ok := below.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
 		below = t.NetConn()
 	}
 	if t := socket(below); t != nil {

@@ -71,6 +71,8 @@ var (
 	listenerRefusals = define(KindCounter, "gatehouse_listener_protocol_refusals_total", "Handshakes and requests refused before there was a request, by reason.", "listener", "reason")
 	handshakes       = define(KindCounter, "gatehouse_listener_tls_handshakes_total", "TLS handshakes that succeeded: full ones, and those that resumed a session.", "listener", "kind")
 	unknownNames     = define(KindCounter, "gatehouse_listener_tls_unknown_names_total", "TLS handshakes for a name that no certificate is for, or for none, which were shown the first certificate.", "listener")
+	streamReceived   = define(KindCounter, "gatehouse_listener_stream_received_bytes_total", "Bytes that clients sent over connections and in datagrams that are passed on unread.", "listener")
+	streamSent       = define(KindCounter, "gatehouse_listener_stream_sent_bytes_total", "Bytes that clients were sent over them.", "listener")
 	acceptErrors     = define(KindCounter, "gatehouse_listener_accept_errors_total", "Accepts that failed, for want of file descriptors for example.", "listener")
 	configRevision   = define(KindGauge, "gatehouse_config_revision_number", "The revision that is live; counts from 1 at start.")
 	configOK         = define(KindGauge, "gatehouse_config_last_reload_successful", "1 if the last reload succeeded, 0 if the node keeps an older config.")
@@ -92,7 +94,7 @@ var (
 		requests, requestDuration, requestBytes, replyBytes, grpcCalls, inFlight, refusals,
 		replies, tryDuration, tries, retries, retriesDenied, hedges, mirrors, overflow, noEndpoint, panicMode,
 		upstreamActive, upstreamOpen, upstreamConnects, connectFailures, healthy, ejections, probes,
-		listenerOpen, listenerAccepted, listenerRefused, listenerRefusals, handshakes, unknownNames, acceptErrors,
+		listenerOpen, listenerAccepted, listenerRefused, listenerRefusals, handshakes, unknownNames, acceptErrors, streamReceived, streamSent,
 		configRevision, configOK, configTime, configTook, configReloads, configBroken,
 		certNotAfter, certOCSP, certLoads, certOrders, certOrdered, certNext,
 		accessLogLines, traceSpans, panics,

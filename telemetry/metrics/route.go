@@ -55,6 +55,8 @@ func (r *Route) collect(e *emit) {
 type Connections struct {
 	Open                           int
 	Accepted, Refused, AcceptFails uint64
+	// Received from clients and Sent to them, of what is passed on unread.
+	Received, Sent uint64
 }
 
 // Listener tells of the connections of one listener.
@@ -95,6 +97,10 @@ func (l *Listener) collect(e *emit) {
 		e.counter(listenerAccepted, c.Accepted, l.name)
 		e.counter(listenerRefused, c.Refused, l.name)
 		e.counter(acceptErrors, c.AcceptFails, l.name)
+		if c.Received != 0 || c.Sent != 0 {
+			e.counter(streamReceived, c.Received, l.name)
+			e.counter(streamSent, c.Sent, l.name)
+		}
 	}
 	if full, resumed := l.FullHandshakes.Value(), l.ResumedHandshakes.Value(); full+resumed > 0 {
 		e.counter(handshakes, full, l.name, "full")

@@ -103,8 +103,14 @@ func (d *Dialer) Offering(protocols ...string) *Dialer {
 // then a *Conn. An endpoint that can be reached but not be spoken to securely
 // gives an error that is reason.UpstreamTLS and whose text is for people.
 func (d *Dialer) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return d.DialAfter(ctx, network, address, nil)
+}
+
+// DialAfter is Dial with something to be said first: begin, if it is not nil,
+// gets the connection before the handshake. Its error ends the attempt.
+func (d *Dialer) DialAfter(ctx context.Context, network, address string, begin func(net.Conn) error) (net.Conn, error) {
 	if d.trust == nil {
-		return d.net.DialContext(ctx, network, address)
+		return d.begun(ctx, network, address, begin)
 	}
 	config, err := d.trust.config(address, d.s.Protocols)
 	if err != nil {
@@ -112,7 +118,7 @@ func (d *Dialer) Dial(ctx context.Context, network, address string) (net.Conn, e
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.s.Timeout)
 	defer cancel()
-	nc, err := d.net.DialContext(ctx, network, address)
+	nc, err := d.begun(ctx, network, address, begin)
 	if err != nil {
 		return nil, err
 	}
@@ -127,6 +133,18 @@ func (d *Dialer) Dial(ctx context.Context, network, address string) (net.Conn, e
 		return nil, err
 	}
 	return c, nil
+}
+
+func (d *Dialer) begun(ctx context.Context, network, address string, begin func(net.Conn) error) (net.Conn, error) {
+	nc, err := d.net.DialContext(ctx, network, address)
+	if err != nil || begin == nil {
+		return nc, err
+	}
+	if err := begin(nc); err != nil {
+		_ = nc.Close() // it is of no use
+		return nil, err
+	}
+	return nc, nil
 }
 
 // agreed checks that something can be spoken. Who does not know ALPN speaks
