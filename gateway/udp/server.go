@@ -69,7 +69,7 @@ type Server struct {
 
 	accepted, refused, readErrors, received, sent atomic.Uint64
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex       // guards what follows
 	sessions map[key]*session // one that is over may have been replaced
 	open     int              // all there are
 	clients  map[netip.Prefix]int
