@@ -178,6 +178,10 @@ func (s *Server) generation() *generation {
 	return g
 }
 
+// maxFrame is the least that RFC 9113, 4.2 allows and what nginx has: a frame is
+// held in memory, for each connection.
+const maxFrame = 16 << 10
+
 // spare is what a stream's deadline for writing comes later than the bridge's,
 // which knows when the client last took something.
 const spare = time.Second
@@ -199,6 +203,7 @@ func (s *Server) httpServer(l limits, log *slog.Logger) *http.Server {
 			MaxConcurrentStreams:          l.MaxStreams,
 			MaxReceiveBufferPerConnection: l.ConnectionWindow,
 			MaxReceiveBufferPerStream:     l.StreamWindow,
+			MaxReadFrameSize:              maxFrame,
 			CountError:                    s.broken,
 		},
 	}
