@@ -108,6 +108,7 @@ type raw struct {
 	*http2.Framer
 	block bytes.Buffer
 	enc   *hpack.Encoder
+	mute  bool // await sends nothing: somebody else does
 }
 
 // dial connects and, unless settings are nil, sends the preface and them.
@@ -196,7 +197,7 @@ func (c *raw) await(id uint32) (a answer) {
 		}
 		switch f := f.(type) {
 		case *http2.SettingsFrame:
-			if !f.IsAck() {
+			if !f.IsAck() && !c.mute {
 				_ = c.WriteSettingsAck()
 			}
 		case *http2.HeadersFrame:
