@@ -44,7 +44,7 @@ func (b *build) acme(ctx context.Context, name string, c *config.ACME) {
 func (b *build) challenges(c *config.ACME) []acme.Kind {
 	var plain, secure bool
 	for _, l := range b.cfg.Listeners {
-		plain = plain || l.TLS == nil
+		plain = plain || l.TLS == nil && l.Protocol == "http"
 		secure = secure || l.TLS != nil
 	}
 	var all, some []acme.Kind
