@@ -37,6 +37,11 @@ func (r *runCommand) Run(env *environment) error {
 		version: env.version, plugins: env.plugins,
 		config: cfg, source: src, load: load, log: env.err,
 	}
+	// The library of HTTP/3 complains on the standard log about socket buffers
+	// that the kernel keeps small, which is no error: docs/rationale.md tells.
+	if err := os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true"); err != nil {
+		return err
+	}
 	if !r.NoWatch {
 		s.watch = r.Config
 	}

@@ -129,6 +129,9 @@ type Listener struct {
 	RedirectToHTTPS *HTTPSRedirect `yaml:"redirect_to_https"`
 	// The PROXY protocol, spoken by balancers in front. Absent: not spoken.
 	ProxyProtocol *ProxyProtocol `yaml:"proxy_protocol"`
+	// Offer HTTP/3 too: "true", or its settings. It needs tls, whose
+	// certificates and limits it shares.
+	HTTP3 *HTTP3 `yaml:"http3"`
 	// Peers whose Forwarded or X-Forwarded-* headers are believed. Where a PROXY
 	// header names the client, the client is the peer.
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`

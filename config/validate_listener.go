@@ -32,6 +32,8 @@ func (v *validator) listeners(p *problem.List) {
 		lp.Check(l.TLS == nil || l.RedirectToHTTPS == nil, "redirect_to_https", "has no meaning on a listener that speaks TLS itself")
 		lp.Under("http2").Check(l.HTTP2.ConnectionWindow >= l.HTTP2.StreamWindow, "connection_window",
 			"must be at least stream_window (%v), got %v", l.HTTP2.StreamWindow, l.HTTP2.ConnectionWindow)
+		lp.Check(!l.HTTP3.On() || l.TLS != nil, "http3", "needs tls: there is no HTTP/3 in plain text")
+		lp.Check(!l.HTTP3.On() || l.ProxyProtocol == nil, "http3", "cannot go with proxy_protocol: QUIC has no such header, and clients could go round the balancer")
 		if l.Address == "" {
 			lp.Add("address", "must not be empty")
 			continue

@@ -36,12 +36,12 @@ func (d *door) announce(p *proxyproto.Policy, nc net.Conn) error {
 	client, err := p.Read(nc)
 	if err != nil {
 		if !errors.Is(err, proxyproto.ErrNothingSaid) {
-			d.refusedConnection(reason.From(err), nc, proxying)
+			d.refusedConnection(reason.From(err), addrPort(nc.RemoteAddr()), proxying)
 		}
 		return err
 	}
 	if a, ok := nc.(listener.Announcer); ok && !a.Announce(client) {
-		d.refusedConnection(reason.TooManyConnections.Because("for %v", client), nc, proxying)
+		d.refusedConnection(reason.TooManyConnections.Because("for %v", client), addrPort(nc.RemoteAddr()), proxying)
 		return reason.TooManyConnections
 	}
 	return nil

@@ -30,7 +30,15 @@ func (d *door) serve(ctx *fasthttp.RequestCtx, f exchange.Front) {
 		f.Cut() // the gateway was closed under a connection that did not end in time
 		return
 	}
-	g := d.gateway
+	b.dispatch(ctx, f)
+	if b.altSvc != nil {
+		ctx.Response.Header.SetBytesV("Alt-Svc", b.altSvc) // what an upstream says of itself means nothing here
+	}
+}
+
+// dispatch makes the reply.
+func (b *binding) dispatch(ctx *fasthttp.RequestCtx, f exchange.Front) {
+	g := b.door.gateway
 	g.settings.Metrics.InFlight.Inc()
 	e := exchange.Acquire(ctx, f, b)
 	e.Start = ctx.Time()

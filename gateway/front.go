@@ -20,6 +20,8 @@ import (
 // front is one protocol's server on a door. Which connections it gets is the
 // door's affair.
 type front interface {
+	// name is the protocol's, for metrics: h1, h2, h3 or tcp.
+	name() string
 	// update makes what l says apply from the next request or connection on.
 	update(l *snapshot.Listener)
 	// shutdown takes no more connections, and returns once those there have
@@ -85,6 +87,7 @@ type http1 struct {
 	server *h1.Server
 }
 
+func (f http1) name() string                       { return "h1" }
 func (f http1) update(l *snapshot.Listener)        { f.server.Update(f.door.h1Settings(l.Server)) }
 func (f http1) shutdown(ctx context.Context) error { return f.server.Shutdown(ctx) }
 func (f http1) close() error                       { return f.server.Close() }
@@ -120,6 +123,7 @@ type http2 struct {
 	server *h2.Server
 }
 
+func (f http2) name() string                       { return "h2" }
 func (f http2) update(l *snapshot.Listener)        { f.server.Update(f.door.h2Settings(l.Server)) }
 func (f http2) shutdown(ctx context.Context) error { return f.server.Shutdown(ctx) }
 func (f http2) close() error                       { return f.server.Close() }

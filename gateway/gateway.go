@@ -48,9 +48,10 @@ type Gateway struct {
 	run      fasthttp.RequestHandler
 	current  atomic.Pointer[snapshot.Snapshot]
 
-	mu        sync.Mutex            // guards doors, draining, drained
+	mu        sync.Mutex            // guards doors, datagrams, fading, draining, drained
 	doors     map[string]*door      // by key in snapshot.Listeners
 	datagrams map[string]*datagrams // the same for UDP
+	fading    map[string]*http3     // fronts that are on their way out, the same
 	draining  []*door               // after Drain
 	drained   bool                  // Drain was called
 	leaving   sync.WaitGroup        // doors that are going
@@ -65,6 +66,7 @@ type door struct {
 	h1      *h1.Server
 	h2      *h2.Server
 	streams *streams
+	http3   *http3  // nil: not served
 	fronts  []front // all of them
 	floods  sampler // of refused handshakes
 	last    atomic.Pointer[binding]
@@ -76,11 +78,12 @@ type binding struct {
 	door     *door
 	snapshot *snapshot.Snapshot
 	listener *snapshot.Listener
+	altSvc   []byte // for replies; nil: none
 }
 
 // New returns a gateway without listeners; Swap gives it its first snapshot.
 func New(s Settings) *Gateway {
-	g := &Gateway{settings: s, doors: map[string]*door{}, datagrams: map[string]*datagrams{}}
+	g := &Gateway{settings: s, doors: map[string]*door{}, datagrams: map[string]*datagrams{}, fading: map[string]*http3{}}
 	g.run = pipeline.New(func(e *exchange.Exchange, v any, stack []byte) {
 		s.Metrics.Panics.Inc()
 		s.Log.Error("a plugin panicked; the request was answered with 500",
@@ -101,15 +104,13 @@ func (g *Gateway) Swap(ctx context.Context, next *snapshot.Snapshot, drain time.
 	if g.drained {
 		return errDrained
 	}
-	fresh, err := g.bind(ctx, next)
+	fresh, quic, err := g.bind(ctx, next, drain)
 	if err != nil {
 		return err
 	}
 	freshDatagrams, err := g.bindDatagrams(ctx, next)
 	if err != nil {
-		for _, d := range fresh {
-			d.close()
-		}
+		g.unbind(ctx, fresh, quic, drain)
 		return err
 	}
 	for address, l := range next.Listeners {
@@ -125,10 +126,16 @@ func (g *Gateway) Swap(ctx context.Context, next *snapshot.Snapshot, drain time.
 		g.doors[d.address] = d
 		d.socket.Serve(d)
 	}
+	for _, f := range quic {
+		f.door.serveHTTP3(f, next.Listeners[f.door.address])
+	}
 	for address, d := range g.doors {
+		if l := next.Listeners[address]; l != nil && l.HTTP3 == nil && d.http3 != nil {
+			g.endHTTP3(context.WithoutCancel(ctx), d, drain)
+		}
 		d.last.Store(nil) // or an idle address would keep the old snapshot in memory
 		if l := next.Listeners[address]; l != nil {
-			g.settings.Metrics.Listener(l.Name).Watch(d.counts)
+			g.settings.Metrics.Listener(l.Name).Watch(d.counts())
 		}
 	}
 	for address, d := range g.doors {
@@ -145,39 +152,69 @@ func (g *Gateway) Swap(ctx context.Context, next *snapshot.Snapshot, drain time.
 	return nil
 }
 
-func (d *door) counts() metrics.Connections {
-	s := d.socket.Stats()
-	passed := d.streams.server.Stats()
-	return metrics.Connections{
-		Open: s.Open, Accepted: s.Accepted, Refused: s.Refused, AcceptFails: s.AcceptErrors,
-		Received: uint64(passed.Received), Sent: uint64(passed.Sent),
+// counts are taken at every scrape, of the fronts that there are now.
+func (d *door) counts() func() metrics.Connections {
+	fronts, quic := slices.Clone(d.fronts), d.http3
+	return func() metrics.Connections {
+		s := d.socket.Stats()
+		passed := d.streams.server.Stats()
+		c := metrics.Connections{
+			Open: s.Open, Accepted: s.Accepted, Refused: s.Refused, AcceptFails: s.AcceptErrors,
+			Received: uint64(passed.Received), Sent: uint64(passed.Sent),
+		}
+		if quic != nil {
+			s := quic.port.server.Stats()
+			c.Open, c.Accepted, c.Refused = c.Open+s.Open, c.Accepted+s.Accepted, c.Refused+s.Refused
+		}
+		for _, f := range fronts {
+			open, _, _ := f.connections()
+			c.Protocols = append(c.Protocols, metrics.ProtocolConnections{Protocol: f.name(), Open: open})
+		}
+		return c
 	}
 }
 
-func (g *Gateway) bind(ctx context.Context, next *snapshot.Snapshot) ([]*door, error) {
-	var fresh []*door
+// bind makes what next needs and is not there: doors, and fronts of HTTP/3.
+func (g *Gateway) bind(ctx context.Context, next *snapshot.Snapshot, drain time.Duration) (fresh []*door, quic []*http3, err error) {
 	var errs []error
 	for address, l := range next.Listeners {
-		if g.doors[address] != nil || l.Protocol == snapshot.UDP {
+		if l.Protocol == snapshot.UDP {
 			continue
 		}
-		d := &door{gateway: g, address: address}
-		socket, err := listener.Listen(ctx, d.socketSettings(l))
-		if err != nil {
-			errs = append(errs, fmt.Errorf("listeners.%s.address %q: %w", l.Name, address, err))
-			continue
+		d := g.doors[address]
+		if d == nil {
+			d = &door{gateway: g, address: address}
+			socket, err := listener.Listen(ctx, d.socketSettings(l))
+			if err != nil {
+				errs = append(errs, fmt.Errorf("listeners.%s.address %q: %w", l.Name, address, err))
+				continue
+			}
+			d.socket = socket
+			d.build(l)
+			fresh = append(fresh, d)
 		}
-		d.socket = socket
-		d.build(l)
-		fresh = append(fresh, d)
+		switch f, err := d.wantHTTP3(l); {
+		case err != nil:
+			errs = append(errs, err)
+		case f != nil:
+			quic = append(quic, f)
+		}
 	}
 	if len(errs) == 0 {
-		return fresh, nil
+		return fresh, quic, nil
+	}
+	g.unbind(ctx, fresh, quic, drain)
+	return nil, nil, errors.Join(errs...)
+}
+
+// unbind takes back what bind made.
+func (g *Gateway) unbind(ctx context.Context, fresh []*door, quic []*http3, drain time.Duration) {
+	for _, f := range quic {
+		g.abandon(context.WithoutCancel(ctx), f, drain)
 	}
 	for _, d := range fresh {
 		d.close()
 	}
-	return nil, errors.Join(errs...)
 }
 
 func (d *door) socketSettings(l *snapshot.Listener) listener.Settings {
@@ -201,6 +238,9 @@ func (d *door) socketSettings(l *snapshot.Listener) listener.Settings {
 func (g *Gateway) leave(ctx context.Context, d *door, drain time.Duration) {
 	if err := d.socket.Close(); err != nil {
 		g.settings.Log.Warn("closing a listener", "address", d.address, "error", err)
+	}
+	if d.http3 != nil {
+		d.http3.stop()
 	}
 	g.leaving.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, drain)
@@ -302,6 +342,7 @@ func (d *door) acquire() *binding {
 		b := d.last.Load()
 		if b == nil || b.snapshot != s {
 			b = &binding{door: d, snapshot: s, listener: s.Listeners[d.address]}
+			b.altSvc = d.altSvc(b.listener)
 			d.last.Store(b)
 		}
 		return b

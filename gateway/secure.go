@@ -25,7 +25,7 @@ func (d *door) secure(t *tlsterm.Terminator) func(net.Conn) (net.Conn, error) {
 			return c, nil
 		}
 		if !errors.Is(err, tlsterm.ErrNothingSaid) && !errors.Is(err, tlsterm.ErrChallenge) {
-			d.refusedConnection(reason.From(err), nc, secured)
+			d.refusedConnection(reason.From(err), addrPort(nc.RemoteAddr()), secured)
 		}
 		return nil, err
 	}
@@ -58,11 +58,12 @@ type layer struct{ protocol, scheme, step string }
 var (
 	secured  = layer{"TLS", "https", "handshake"}
 	proxying = layer{"PROXY", "", "proxy_protocol"}
+	overUDP  = layer{"QUIC", "https", "handshake"}
 )
 
 // refusedConnection takes down a connection that never came to HTTP. Of floods
 // it logs samples; the metrics have them all.
-func (d *door) refusedConnection(f *reason.Refusal, nc net.Conn, at layer) {
+func (d *door) refusedConnection(f *reason.Refusal, peer netip.AddrPort, at layer) {
 	name := d.countRefusal(f.Reason)
 	log := d.gateway.settings.AccessLog
 	if log == nil {
@@ -78,7 +79,6 @@ func (d *door) refusedConnection(f *reason.Refusal, nc net.Conn, at layer) {
 			detail = fmt.Sprintf("%d more since the last such line", left)
 		}
 	}
-	peer := addrPort(nc.RemoteAddr())
 	log.Write(&accesslog.Record{
 		Time: time.Now(), Client: peer.Addr(), Peer: peer, Listener: name, Protocol: at.protocol, Scheme: at.scheme,
 		Status: f.Reason.Status, Flags: f.Reason.Flag, Reason: f.Reason.Name,

@@ -31,6 +31,8 @@ func (f *streams) update(l *snapshot.Listener)        { f.all.Store(l.Protocol !
 func (f *streams) shutdown(ctx context.Context) error { return f.server.Shutdown(ctx) }
 func (f *streams) close() error                       { return f.server.Close() }
 
+func (f *streams) name() string { return "tcp" }
+
 func (f *streams) connections() (open, idle, tunnels int) {
 	n := f.server.Stats().Open
 	return n, 0, n
@@ -98,7 +100,7 @@ func (d *door) sniffed(l *snapshot.Listener, next func(net.Conn) (net.Conn, erro
 		case opens && !errors.Is(err, reason.TLSHandshakeTimeout):
 			return next(again(nc, read)) // whoever ends TLS knows best what to say
 		default:
-			d.refusedConnection(reason.From(err), nc, sniffing)
+			d.refusedConnection(reason.From(err), addrPort(nc.RemoteAddr()), sniffing)
 			return nil, err
 		}
 		b := d.acquire()

@@ -39,7 +39,7 @@ func (b *build) listeners(routes map[string]*compiled, terminators map[string]*t
 		out[listenerKey(name, c.Address, c.Protocol)] = &snapshot.Listener{
 			Name: name, Address: c.Address, Routes: table, NoRoute: routes[""].route,
 			Protocol: protocols[c.Protocol], Streams: b.streams(name, &c), Replies: replies(c.UDP),
-			Redirect: b.redirect(c.RedirectToHTTPS), Proxies: proxies(c.ProxyProtocol), TLS: terminators[name],
+			Redirect: b.redirect(c.RedirectToHTTPS), Proxies: proxies(c.ProxyProtocol), TLS: terminators[name], HTTP3: http3(c.HTTP3),
 			Rules: target.Rules{
 				KeepEncodedSlashes: c.Path.EncodedSlashes == "keep", MergeSlashes: c.Path.MergeSlashes,
 				RefusePathParams: c.Path.Parameters == "refuse",
@@ -68,6 +68,13 @@ func (b *build) redirect(c *config.HTTPSRedirect) *exchange.Route {
 		return nil
 	}
 	return b.assemble(httpsRedirect, nil, httpsRedirect, action.NewHTTPS(c.Port, c.Status).Handle).route
+}
+
+func http3(c *config.HTTP3) *snapshot.HTTP3 {
+	if !c.On() {
+		return nil
+	}
+	return &snapshot.HTTP3{MaxStreams: c.MaxConcurrentStreams, AltSvcAge: c.AltSvcMaxAge.D(), AltSvcPort: c.AltSvcPort}
 }
 
 // listenerKey is the address, so that renaming a listener keeps its socket. Of

@@ -55,6 +55,16 @@ func (p *peeked) empty() bool {
 	}
 }
 
+// read reports that reading ahead is over.
+func (p *peeked) read() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Read implements io.Reader.
 func (p *peeked) Read(b []byte) (int, error) {
 	<-p.done

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -31,6 +32,10 @@ type Conn struct {
 	leaving bool
 	running map[quic.StreamID]struct{} // requests in Handler
 	rest    time.Time                  // since when there has been none
+	// verdicts are on requests that have not come to ServeHTTP yet.
+	verdicts map[quic.StreamID]verdict
+
+	attached atomic.Value // what Attach was given last
 
 	known sync.Once
 	state tls.ConnectionState
@@ -57,6 +62,18 @@ func (c *Conn) RemoteAddr() net.Addr { return c.quic.RemoteAddr() }
 
 // LocalAddr is the address of the server.
 func (c *Conn) LocalAddr() net.Addr { return c.quic.LocalAddr() }
+
+// Attach keeps what its caller wants to know of the connection next time; always
+// of one type.
+func (c *Conn) Attach(v any) { c.attached.Store(v) }
+
+// Attached is what Attach was given last; nil at first.
+func (c *Conn) Attached() any { return c.attached.Load() }
+
+// Flooded ends a connection whose client opens streams only to reset them.
+func (c *Conn) Flooded() {
+	_ = c.quic.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad), "")
+}
 
 // TLS implements exchange.Secured. It is for requests: the handshake is over.
 func (c *Conn) TLS() *exchange.TLS {
@@ -120,7 +137,6 @@ func (c *Conn) over(cause error) {
 	c.server.left(c)
 	settings := c.server.settings.Load()
 	if why := ending(cause, shaken); why != nil {
-		c.server.refused.Add(1)
 		settings.refuse(why, c.first)
 	}
 }

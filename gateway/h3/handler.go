@@ -2,9 +2,13 @@ package h3
 
 import (
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/pipeline"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
 // ServeHTTP is what quic-go calls for every request of this connection.
@@ -25,12 +29,20 @@ func (c *Conn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done():
 		panic(http.ErrAbortHandler)
 	}
-	if r.ContentLength < 0 && bodyIsUnusual(r.Method) {
+	if why := c.sentence(id); why != nil {
+		refuse(w, r, why)
+		return
+	}
+	if r.ContentLength == 0 || r.ContentLength < 0 && bodyIsUnusual(r.Method) {
 		p := peek(r.Body)
 		defer p.finish()
-		if p.empty() {
+		switch {
+		case p.empty(), r.ContentLength == 0 && !p.read():
 			r.Body, r.ContentLength = http.NoBody, 0
-		} else {
+		case r.ContentLength == 0: // quic-go has reset the stream
+			c.malformed(reason.BadContentLength, r.Method, r.RequestURI)
+			panic(http.ErrAbortHandler)
+		default:
 			r.Body = p
 		}
 	}
@@ -56,4 +68,17 @@ func (c *Conn) runs(id quic.StreamID) bool {
 	defer c.mu.Unlock()
 	_, ok := c.running[id]
 	return ok
+}
+
+// refuse answers as the bridge does.
+func refuse(w http.ResponseWriter, r *http.Request, why *reason.Reason) {
+	content := pipeline.AppendProblem(nil, why.Status, why, "")
+	h := w.Header()
+	h["Content-Type"] = []string{"application/problem+json"}
+	h["Cache-Control"] = []string{"no-store"}
+	h["Content-Length"] = []string{strconv.Itoa(len(content))}
+	w.WriteHeader(why.Status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(content) // whether it arrives or not
+	}
 }

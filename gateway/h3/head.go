@@ -56,42 +56,84 @@ func (h *heads) RecordEvent(e qlogwriter.Event) {
 	if !ok || f.StreamID%4 != 0 || h.conn.runs(f.StreamID) { // of a running request: trailers
 		return
 	}
-	s := h.conn.server.settings.Load()
-	if s.Malformed == nil {
-		return
-	}
-	if why := judge(head.HeaderFields, f.Raw.PayloadLength, s.maxFieldSection()); why != nil {
-		method, target := "", ""
-		for _, field := range head.HeaderFields {
-			switch field.Name {
-			case ":method":
-				method = field.Value
-			case ":path":
-				target = field.Value
-			}
+	r, why := judge(head.HeaderFields, f.Raw.PayloadLength, h.conn.server.settings.Load().maxFieldSection())
+	switch {
+	case why != nil:
+		h.conn.malformed(why, r.method, r.path)
+	default:
+		if why = r.lax(); why != nil {
+			h.conn.condemn(f.StreamID, verdict{why, r.method, r.path})
 		}
-		s.Malformed(why, h.conn.Peer(), method, target)
+	}
+}
+
+// verdict is why a request is refused that quic-go lets through.
+type verdict struct {
+	why            *reason.Reason
+	method, target string
+}
+
+// maxVerdicts is more than there are streams that quic-go has read the head of
+// and not yet handed over.
+const maxVerdicts = 64
+
+// condemn keeps a verdict for ServeHTTP.
+func (c *Conn) condemn(id quic.StreamID, v verdict) {
+	c.mu.Lock()
+	if c.verdicts == nil || len(c.verdicts) >= maxVerdicts {
+		c.verdicts = map[quic.StreamID]verdict{}
+	}
+	c.verdicts[id] = v
+	c.mu.Unlock()
+}
+
+// sentence takes the verdict on a request; nil for nearly all.
+func (c *Conn) sentence(id quic.StreamID) *reason.Reason {
+	c.mu.Lock()
+	v, ok := c.verdicts[id]
+	delete(c.verdicts, id)
+	c.mu.Unlock()
+	if ok {
+		c.malformed(v.why, v.method, v.target)
+	}
+	return v.why
+}
+
+func (c *Conn) malformed(why *reason.Reason, method, target string) {
+	if f := c.server.settings.Load().Malformed; f != nil {
+		f(why, c.Peer(), method, target)
 	}
 }
 
 // judge says why quic-go refuses a request with these fields; nil if it does
 // not. It follows RFC 9114 4.2 and 4.3, as quic-go does, no more and no less:
-// what is stricter is Handler's to refuse. block is the compressed length.
-func judge(fields []qlog.HeaderField, block, limit int) *reason.Reason {
+// what is stricter is lax's, or Handler's. block is the compressed length.
+func judge(fields []qlog.HeaderField, block, limit int) (r requestFields, why *reason.Reason) {
 	if block > limit {
-		return reason.HeadTooLarge
+		return r, reason.HeadTooLarge
 	}
-	var r requestFields
 	size := 0
 	for _, f := range fields {
 		if size += len(f.Name) + len(f.Value) + 32; size > limit {
-			return reason.HeadTooLarge
+			return r, reason.HeadTooLarge
 		}
 		if why := r.take(f.Name, f.Value); why != nil {
-			return why
+			return r, why
 		}
 	}
-	return r.check()
+	return r, r.check()
+}
+
+// lax says what is wrong with a head that quic-go is content with, and of which
+// Handler cannot see it any more.
+func (r *requestFields) lax() *reason.Reason {
+	switch {
+	case r.scheme != "https" && r.scheme != "http" && r.method != "CONNECT": // RFC 9114, 4.3.1: it must be there
+		return reason.BadRequestLine
+	case r.lengths > 1, r.lengths == 1 && r.length == "":
+		return reason.BadContentLength
+	}
+	return nil
 }
 
 // requestFields is what a head has been seen to have.
@@ -102,7 +144,7 @@ type requestFields struct {
 	host                               string
 	hosts                              int
 	length                             string
-	hasLength                          bool
+	lengths                            int
 }
 
 func (r *requestFields) take(name, value string) *reason.Reason {
@@ -120,21 +162,22 @@ func (r *requestFields) take(name, value string) *reason.Reason {
 	r.regular = true
 	switch name {
 	case "connection", "keep-alive", "proxy-connection", "upgrade":
-		return reason.BadHeaderName
+		return reason.ConnectionHeader
 	case "transfer-encoding":
-		return reason.BadTransferEncoding
+		return reason.ConnectionHeader
 	case "te":
 		if value != "trailers" {
-			return reason.BadHeaderValue
+			return reason.ConnectionHeader
 		}
 	case "host":
 		r.hosts++
 		r.host = value
 	case "content-length":
-		if r.hasLength && r.length != value {
+		if r.lengths > 0 && r.length != value {
 			return reason.BadContentLength
 		}
-		r.length, r.hasLength = value, true
+		r.length = value
+		r.lengths++
 	}
 	return nil
 }
@@ -174,7 +217,7 @@ func (r *requestFields) check() *reason.Reason {
 		authority = r.host
 	}
 	switch {
-	case r.hasLength && !isLength(r.length):
+	case !isLength(r.length):
 		return reason.BadContentLength
 	case !httpguts.ValidHeaderFieldName(r.method):
 		return reason.BadMethod

@@ -92,7 +92,7 @@ func slow(began chan<- struct{}, leave <-chan struct{}) http.HandlerFunc {
 	}
 }
 
-func TestDrain(t *testing.T) {
+func TestStop(t *testing.T) {
 	began, leave := make(chan struct{}, 9), make(chan struct{})
 	b := start(t, slow(began, leave))
 	idle, busy := b.dial(), b.client()
@@ -112,7 +112,7 @@ func TestDrain(t *testing.T) {
 	}()
 	<-began
 	drained := make(chan error, 1)
-	go func() { drained <- b.server.Drain(context.Background()) }()
+	go func() { drained <- b.server.Stop().Wait(context.Background()) }()
 	select {
 	case <-idle.Context().Done(): // told to go, and given time to
 	case <-time.After(5 * time.Second):
@@ -152,7 +152,7 @@ func TestServeWhileDraining(t *testing.T) {
 	s := old.open(true, headers(plain...))
 	<-began
 	drained := make(chan error, 1)
-	go func() { drained <- b.server.Drain(context.Background()) }()
+	go func() { drained <- b.server.Stop().Wait(context.Background()) }()
 	refused := func() bool {
 		s, err := old.OpenStreamSync(context.Background())
 		if err != nil {
@@ -197,7 +197,7 @@ func TestCloseInterrupts(t *testing.T) {
 	<-began
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if err := b.server.Drain(ctx); err == nil {
+	if err := b.server.Stop().Wait(ctx); err == nil {
 		t.Error("a handler that hangs has drained")
 	}
 	for range 2 {

@@ -17,9 +17,8 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// Server is a bound UDP address. Serve, Drain and Close are for one goroutine
-// at a time, except that Serve and Close may be called while Drain waits; the
-// rest is concurrent.
+// Server is a bound UDP address. Serve, Stop and Close are for one goroutine at
+// a time; the rest is concurrent.
 type Server struct {
 	socket    *net.UDPConn
 	transport *quic.Transport
@@ -72,8 +71,8 @@ func (s *Server) Addr() net.Addr { return s.socket.LocalAddr() }
 // and the functions to all of them.
 func (s *Server) Update(next Settings) { s.settings.Store(&next) }
 
-// Serve lets clients in, in the background, until Drain or Close. After Drain
-// it may be called again.
+// Serve lets clients in, in the background, until Stop or Close. After Stop it
+// may be called again, whether those that were there have gone or not.
 func (s *Server) Serve() error {
 	config := &quic.Config{
 		GetConfigForClient: func(*quic.ClientInfo) (*quic.Config, error) { return s.settings.Load().quic(), nil },
@@ -135,35 +134,36 @@ func (s *Server) Stats() Stats {
 	return st
 }
 
-// Drain lets nobody in any more, tells the clients that are there (GOAWAY), lets
-// their requests finish and closes connections that have none left. It returns
-// when they have gone, or with ctx's error.
-func (s *Server) Drain(ctx context.Context) error {
+// Departure is the clients that were there at a Stop.
+type Departure struct {
+	server  *Server
+	leaving []*Conn
+}
+
+// Stop lets nobody in any more and tells the clients that are there (GOAWAY).
+func (s *Server) Stop() *Departure {
 	s.refuseAll()
-	leaving := s.leave()
+	return &Departure{s, s.leave()}
+}
+
+// Wait lets the requests of those clients finish and closes connections that
+// have none left. It returns when they have gone, or with ctx's error.
+func (d *Departure) Wait(ctx context.Context) error {
 	tick := time.NewTicker(lingerTime / 20)
 	defer tick.Stop()
 	for {
-		left := leaving[:0]
-		for _, c := range leaving {
-			if c.gone() {
-				continue
-			}
+		d.leaving = slices.DeleteFunc(d.leaving, (*Conn).gone)
+		if len(d.leaving) == 0 {
+			return nil
+		}
+		for _, c := range d.leaving {
 			if c.rested(lingerTime) {
 				c.close()
 			}
-			left = append(left, c)
 		}
-		if leaving = left; len(leaving) == 0 {
-			return nil
-		}
-		s.mu.Lock()
-		changed := s.changed
-		s.mu.Unlock()
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-changed:
 		case <-tick.C:
 		}
 	}

@@ -44,7 +44,8 @@ type Settings struct {
 type Stats struct {
 	// Open counts connections after the handshake and during it; Idle those
 	// without a request.
-	Open, Idle        int
+	Open, Idle int
+	// Accepted connections, and those Refused because of a limit.
 	Accepted, Refused uint64
 }
 

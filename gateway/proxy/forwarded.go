@@ -55,6 +55,7 @@ func SetForwarded(ctx *fasthttp.RequestCtx, e *exchange.Exchange, trusted bool) 
 var claimNames = [...]string{
 	"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port",
 	"X-Forwarded-Prefix", "X-Forwarded-Server", "X-Forwarded-Ssl", "X-Forwarded-Scheme", "X-Real-Ip",
+	"Early-Data", // says that the request may be a replay (RFC 8470): whose word is that?
 }
 
 // managed names what Connection may list without meaning a field of its own,
@@ -96,6 +97,8 @@ func (s *scanner) look(name, value []byte) bool {
 			s.named = append(append(s.named, value...), ',')
 		}
 		s.certs = s.certs || isCertificateName(name)
+	case 'e':
+		s.claims = s.claims || wire.EqualFold(name, "early-data")
 	case 'f':
 		s.claims = s.claims || wire.EqualFold(name, "forwarded")
 	case 'x':

@@ -143,6 +143,8 @@ func (f *forward) version() int {
 		return 1
 	case "HTTP/1.0":
 		return 0
+	case "HTTP/3.0":
+		return 3
 	}
 	return 2
 }

@@ -120,7 +120,7 @@ type Proxy struct {
 	backends []backend
 	total    uint64 // of the weights
 	host     []byte
-	via      [3][]byte // complete lines, by protocol: 1.0, 1.1, 2.0 and up
+	via      [4][]byte // complete lines, by protocol: 1.0, 1.1, 2.0, 3.0
 	retrying atomic.Int64
 	mirror   *mirror
 	forwards sync.Pool
@@ -161,7 +161,7 @@ func New(s Settings) (*Proxy, error) {
 	if strings.ContainsFunc(via, notToken) {
 		bad("via", "%q must be a token", via)
 	}
-	for i, version := range []string{"1.0", "1.1", "2.0"} {
+	for i, version := range []string{"1.0", "1.1", "2.0", "3.0"} {
 		p.via[i] = []byte("Via: " + version + " " + via + "\r\n")
 	}
 	if s.Mirror != nil {

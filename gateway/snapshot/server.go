@@ -16,3 +16,13 @@ type ServerSettings struct {
 
 	HeadTimeout, BodyTimeout, WriteTimeout, IdleTimeout time.Duration
 }
+
+// HTTP3 are the settings of HTTP/3.
+type HTTP3 struct {
+	// MaxStreams is how many requests of one connection may run at once.
+	MaxStreams int
+	// AltSvcAge is how long clients may remember what they are told, AltSvcPort
+	// the port: 0 tells nobody, and 0 is the port listened on.
+	AltSvcAge  time.Duration
+	AltSvcPort int
+}

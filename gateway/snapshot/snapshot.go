@@ -53,6 +53,9 @@ type Listener struct {
 	Proxies *proxyproto.Policy
 	// TLS makes the handshakes; nil for plain text.
 	TLS *tlsterm.Terminator
+	// HTTP3 is served on the UDP port of the same number; nil: it is not. It
+	// needs TLS.
+	HTTP3 *HTTP3
 }
 
 // Snapshot is one compiled revision.

@@ -66,6 +66,7 @@ var (
 	ejections        = define(KindCounter, "gatehouse_upstream_ejections_total", "Times outlier detection took an endpoint out.", "upstream", "endpoint")
 	probes           = define(KindCounter, "gatehouse_upstream_health_checks_total", "Health checks, by result.", "upstream", "endpoint", "result")
 	listenerOpen     = define(KindGauge, "gatehouse_listener_connections_open", "Client connections.", "listener")
+	listenerSpoken   = define(KindGauge, "gatehouse_listener_protocol_connections_open", "Client connections by what is spoken on them: h1, h2, h3 or tcp.", "listener", "protocol")
 	listenerAccepted = define(KindCounter, "gatehouse_listener_connections_total", "Client connections accepted.", "listener")
 	listenerRefused  = define(KindCounter, "gatehouse_listener_connections_refused_total", "Client connections closed at once, over a limit.", "listener")
 	listenerRefusals = define(KindCounter, "gatehouse_listener_protocol_refusals_total", "Handshakes and requests refused before there was a request, by reason.", "listener", "reason")
@@ -94,7 +95,7 @@ var (
 		requests, requestDuration, requestBytes, replyBytes, grpcCalls, inFlight, refusals,
 		replies, tryDuration, tries, retries, retriesDenied, hedges, mirrors, overflow, noEndpoint, panicMode,
 		upstreamActive, upstreamOpen, upstreamConnects, connectFailures, healthy, ejections, probes,
-		listenerOpen, listenerAccepted, listenerRefused, listenerRefusals, handshakes, unknownNames, acceptErrors, streamReceived, streamSent,
+		listenerOpen, listenerSpoken, listenerAccepted, listenerRefused, listenerRefusals, handshakes, unknownNames, acceptErrors, streamReceived, streamSent,
 		configRevision, configOK, configTime, configTook, configReloads, configBroken,
 		certNotAfter, certOCSP, certLoads, certOrders, certOrdered, certNext,
 		accessLogLines, traceSpans, panics,

@@ -94,7 +94,9 @@ func TestUpstreamListenerConfigRefusals(t *testing.T) {
 	})
 	u.Retries.Inc()
 	l := m.Listener("web")
-	l.Watch(func() metrics.Connections { return metrics.Connections{Open: 1, Accepted: 2, Refused: 1} })
+	l.Watch(func() metrics.Connections {
+		return metrics.Connections{Open: 1, Accepted: 2, Refused: 1, Protocols: []metrics.ProtocolConnections{{Protocol: "h3", Open: 1}}}
+	})
 	l.ProtocolRefusal("bad_host")
 	l.ProtocolRefusal("made_up")
 	m.Refusal("no_route")
@@ -128,6 +130,7 @@ func TestUpstreamListenerConfigRefusals(t *testing.T) {
 		`gatehouse_upstream_overflow_total{limit="retries",upstream="api"} 0`,
 		`gatehouse_upstream_retries_total{upstream="api"} 1`,
 		`gatehouse_listener_connections_open{listener="web"} 1`,
+		`gatehouse_listener_protocol_connections_open{listener="web",protocol="h3"} 1`,
 		`gatehouse_listener_connections_total{listener="web"} 2`,
 		`gatehouse_listener_connections_refused_total{listener="web"} 1`,
 		`gatehouse_listener_protocol_refusals_total{listener="web",reason="bad_host"} 1`,

@@ -57,6 +57,14 @@ type Connections struct {
 	Accepted, Refused, AcceptFails uint64
 	// Received from clients and Sent to them, of what is passed on unread.
 	Received, Sent uint64
+	// Protocols says what is spoken on those open: a handshake is none yet.
+	Protocols []ProtocolConnections
+}
+
+// ProtocolConnections are the open connections of one protocol: h1, h2, h3 or tcp.
+type ProtocolConnections struct {
+	Protocol string
+	Open     int
 }
 
 // Listener tells of the connections of one listener.
@@ -100,6 +108,9 @@ func (l *Listener) collect(e *emit) {
 		if c.Received != 0 || c.Sent != 0 {
 			e.counter(streamReceived, c.Received, l.name)
 			e.counter(streamSent, c.Sent, l.name)
+		}
+		for _, p := range c.Protocols {
+			e.gauge(listenerSpoken, float64(p.Open), l.name, p.Protocol)
 		}
 	}
 	if full, resumed := l.FullHandshakes.Value(), l.ResumedHandshakes.Value(); full+resumed > 0 {
