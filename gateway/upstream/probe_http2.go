@@ -12,10 +12,86 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/net/http2"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
+
+// overheard is a connection that remembers what was said first and how it
+// ended: of that the HTTP/2 client tells only that something went wrong.
+type overheard struct {
+	net.Conn
+	ended chan struct{} // the client reads no more
+
+	mu    sync.Mutex // guards what follows
+	begin []byte     // at most len(http1Reply)
+	err   error      // the first of reading
+	over  bool       // ended is closed
+}
+
+const http1Reply = "HTTP/1."
+
+// Read implements net.Conn.
+func (o *overheard) Read(p []byte) (int, error) {
+	n, err := o.Conn.Read(p)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if missing := len(http1Reply) - len(o.begin); missing > 0 {
+		o.begin = append(o.begin, p[:min(n, missing)]...)
+	}
+	if err != nil && o.err == nil {
+		o.err = err
+		o.end()
+	}
+	return n, err
+}
+
+// end closes ended, once. o.mu is held.
+func (o *overheard) end() {
+	if !o.over {
+		o.over = true
+		close(o.ended)
+	}
+}
+
+// Close implements net.Conn for the client, which has given up. Whoever has
+// dialed closes the connection.
+func (o *overheard) Close() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.end()
+	return nil
+}
+
+// lastWords is how long an endpoint that has broken off may take to say why.
+const lastWords = 50 * time.Millisecond
+
+// explain finds out why the client failed with err.
+func (o *overheard) explain(ctx context.Context, err error) error {
+	_ = o.SetReadDeadline(time.Now().Add(lastWords)) // fails only where reading does
+	<-o.ended
+	o.mu.Lock()
+	begin, cause := string(o.begin), o.err
+	o.mu.Unlock()
+	if begin == "" && cause == nil { // the client gave up when it could not write
+		var b [len(http1Reply)]byte
+		_, cause = io.ReadFull(o.Conn, b[:])
+		begin = string(b[:])
+	}
+	switch {
+	case errors.Is(cause, reason.UpstreamTLS):
+		return cause
+	case begin == http1Reply:
+		return errors.New("the endpoint speaks HTTP/1.1, not HTTP/2")
+	case errors.Is(cause, io.EOF):
+		err = cause
+	}
+	return shortError(ctx, err)
+}
 
 // roundTrip sends one request by HTTP/2. The reply's body must be closed.
 func roundTrip(ctx context.Context, c net.Conn, r *http.Request) (*http.Response, error) {
@@ -25,16 +101,14 @@ func roundTrip(ctx context.Context, c net.Conn, r *http.Request) (*http.Response
 	}
 	r.Header.Set("User-Agent", "gatehouse-health")
 	t := http2.Transport{AllowHTTP: true, DisableCompression: true, MaxHeaderListSize: maxProbeReply}
-	cc, err := t.NewClientConn(c)
+	o := &overheard{Conn: c, ended: make(chan struct{})}
+	cc, err := t.NewClientConn(o)
 	if err != nil {
-		return nil, shortError(ctx, err)
+		return nil, o.explain(ctx, err)
 	}
 	reply, err := cc.RoundTrip(r.WithContext(ctx))
 	if err != nil {
-		if strings.Contains(err.Error(), "looked like an HTTP/1.1 header") {
-			return nil, errors.New("the endpoint speaks HTTP/1.1, not HTTP/2")
-		}
-		return nil, shortError(ctx, err)
+		return nil, o.explain(ctx, err)
 	}
 	return reply, nil
 }
