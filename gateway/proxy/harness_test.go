@@ -2,8 +2,10 @@ package proxy_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -120,7 +122,7 @@ func newUpstream(t testing.TB, s upstream.Settings, addresses ...string) *upstre
 		s.Endpoints = append(s.Endpoints, upstream.EndpointSettings{Address: a})
 	}
 	s.NewPool = func(address string, b *upstream.Breaker) upstream.Pool {
-		return http1.NewPool(http1.Settings{Address: address, Manager: m, Limiter: b, DialTimeout: time.Second})
+		return http1.NewPool(http1.Settings{Address: address, Manager: m, Limiter: b, DialTimeout: time.Second, Dial: dialer(t)})
 	}
 	u, err := upstream.New(s, nil)
 	if err != nil {
@@ -220,7 +222,12 @@ func client(t testing.TB) *http.Client {
 // handle serves h as an upstream.
 func handle(t testing.TB, h http.HandlerFunc) (addr string) {
 	t.Helper()
-	s := httptest.NewServer(h)
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	if overTLS {
+		s.Listener = tls.NewListener(s.Listener, identity(t))
+	}
+	s.Start()
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().String()
 }
@@ -245,6 +252,9 @@ func raw(t testing.TB, f func(n int, c net.Conn, r *bufio.Reader)) (addr string)
 			open[c] = true
 			mu.Unlock()
 			wg.Go(func() {
+				if overTLS {
+					c = tls.Server(c, identity(t))
+				}
 				defer c.Close()
 				f(n, c, bufio.NewReader(c))
 			})

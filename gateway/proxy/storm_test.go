@@ -46,7 +46,7 @@ func moody(t testing.TB) string {
 				time.Sleep(time.Duration(rand.IntN(3)) * time.Millisecond)
 				io.WriteString(c, reply[20:])
 			case 6:
-				c.(*net.TCPConn).SetLinger(0)
+				socket(c).SetLinger(0)
 				return // with a reset
 			case 7:
 				time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
@@ -65,7 +65,11 @@ func moody(t testing.TB) string {
 // wrong: whoever gets a complete reply gets his own, and nothing is left over.
 func TestStorm(t *testing.T) {
 	up := newUpstream(t, upstream.Settings{Breaker: upstream.BreakerSettings{MaxConnections: 8, MaxPending: 1000, MaxRequests: 1000, MaxRetries: 10}}, moody(t), moody(t))
-	storm(t, up, 20*time.Millisecond, 300)
+	perTry := 20 * time.Millisecond
+	if overTLS {
+		perTry = 500 * time.Millisecond // thousands of handshakes take their time
+	}
+	storm(t, up, perTry, 300)
 }
 
 // The same over HTTP/2, where requests share connections.

@@ -157,14 +157,15 @@ func TestTunnelEndsWithEitherSide(t *testing.T) {
 		g := start(t, proxy.Settings{}, up)
 		c, r := dial(t, g.addr, "%s", upgradeRequest)
 		readHead(r)
-		c.(*net.TCPConn).SetLinger(0)
+		socket(c).SetLinger(0)
 		c.Close()
 		<-ended
 		g.await(t, 1)
 	})
 	t.Run("upstream", func(t *testing.T) {
 		up := chat(t, func(c net.Conn, _ *bufio.Reader) {
-			c.(*net.TCPConn).SetLinger(0)
+			socket(c).SetLinger(0)
+			socket(c).Close()
 		})
 		g := start(t, proxy.Settings{}, up)
 		_, r := dial(t, g.addr, "%s", upgradeRequest)
