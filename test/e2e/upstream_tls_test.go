@@ -62,6 +62,7 @@ func (v *vault) become(t *testing.T, ca *tlstest.Authority) {
 	v.config.Store(&tls.Config{
 		Certificates: []tls.Certificate{ca.Issue(t, tlstest.Request{Names: []string{"vault.test"}}).TLS(t)},
 		ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: pool,
+		SessionTicketsDisabled: true, // they would be those of whoever was there before
 	})
 }
 

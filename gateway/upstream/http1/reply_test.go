@@ -2,7 +2,6 @@ package http1_test
 
 import (
 	"bufio"
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -104,31 +103,9 @@ func TestWhole(t *testing.T) {
 }
 
 func BenchmarkRoundTrip(b *testing.B) {
-	reply := []byte("HTTP/1.1 200 OK\r\nContent-Length: 256\r\n\r\n" + strings.Repeat("x", 256))
-	addr := server(b, func(_ int, c net.Conn, _ *bufio.Reader) {
-		buf := make([]byte, 4<<10)
-		for {
-			if _, err := c.Read(buf); err != nil {
-				return
-			}
-			c.Write(reply)
-		}
-	})
-	p := newPool(b, http1.Settings{}, addr)
-	call := newCall()
-	call.Deadline, call.Idle = time.Now().Add(time.Hour), time.Minute
+	f := roundTrip(b, http1.Settings{})
 	b.ReportAllocs()
 	for b.Loop() {
-		c, err := p.Get(call, false)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := c.Do(call); err != nil {
-			b.Fatal(err)
-		}
-		if _, whole := c.Whole(1 << 10); !whole {
-			b.Fatal(fmt.Errorf("the reply is not whole"))
-		}
-		c.Release()
+		f()
 	}
 }
