@@ -75,9 +75,9 @@ func socket(c net.Conn) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-// notOverTLS are tests that count allocations, and those of HTTP/2, whose
-// endpoints speak it in clear text.
-const notOverTLS = "Alloc|TestOverTLS|TestUpstreamTLS|HTTP2|TestRefused|TestClientThatLeavesCancels|TestBrokenStreams"
+// notOverTLS are tests that count allocations or take long, and those of
+// HTTP/2, whose endpoints speak it in clear text.
+const notOverTLS = "Alloc|TestLarge|TestLong|TestOverTLS|TestUpstreamTLS|HTTP2|TestRefused|TestClientThatLeavesCancels|TestBrokenStreams"
 
 // What a proxy does is the same over TLS: these are all other tests once more.
 func TestOverTLS(t *testing.T) {

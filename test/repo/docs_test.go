@@ -154,7 +154,9 @@ func furnish(t *testing.T, dir string) {
 	}
 	ca := tlstest.NewAuthority(t)
 	ca.Issue(t, tlstest.Request{Names: []string{"localhost"}}).Write(t, filepath.Join(dir, "api.crt"), filepath.Join(dir, "api.key"))
+	ca.Issue(t, tlstest.Request{Names: []string{"gateway"}}).Write(t, filepath.Join(dir, "gateway.crt"), filepath.Join(dir, "gateway.key"))
 	tlstest.Write(t, filepath.Join(dir, "partners.pem"), ca.PEM())
+	tlstest.Write(t, filepath.Join(dir, "internal-ca.pem"), ca.PEM())
 }
 
 // rehearse compiles a config as `gatehouse check` does.
