@@ -23,7 +23,7 @@ type process struct {
 // start runs a server and waits until its address answers.
 func (r *run) start(ctx context.Context, name, address string, argv ...string) (*process, error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	log, err := os.Create(filepath.Join(r.dir, name+".log"))
+	log, err := os.Create(filepath.Join(r.dir, strings.ReplaceAll(name, "/", "-")+".log"))
 	if err != nil {
 		return nil, err
 	}
