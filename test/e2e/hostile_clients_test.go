@@ -82,7 +82,6 @@ var hostile = []struct{ name, request, status, reason string }{
 	{"tunnel", "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", "501", "method_refused"},
 	{"trace", "TRACE /x HTTP/1.1\r\nHost: a\r\n\r\n", "501", "method_refused"},
 	{"next version", "GET /x HTTP/2.0\r\nHost: a\r\n\r\n", "505", "bad_version"},
-	{"HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505", "bad_version"},
 	{"TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "400", ""},
 	{"encoded slash", "GET /a%2fb HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "400", "ambiguous_path"},
 	{"encoded zero", "GET /a%00b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "400", "ambiguous_path"},
@@ -91,6 +90,19 @@ var hostile = []struct{ name, request, status, reason string }{
 	{"long header", "GET /x HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 70_000) + "\r\n\r\n", "431", "head_too_large"},
 	{"endless head", "GET /x HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("X: "+strings.Repeat("x", 8000)+"\r\n", 90), "431", "head_too_large"},
 	{"many headers", "GET /x HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("X: x\r\n", 101) + "\r\n", "431", "too_many_headers"},
+}
+
+// Behind the preface of HTTP/2 there are frames, and a request of HTTP/1 is none.
+func TestARequestBehindAPrefaceIsNotServed(t *testing.T) {
+	w := startWitness(t)
+	g := start(t, fmt.Sprintf(witnessConfig, w.addr))
+	said := g.raw("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\n")
+	if strings.Contains(said, "HTTP/1.1") || strings.Contains(said, "reply to") {
+		t.Errorf("said %q", said)
+	}
+	if seen := w.take(); len(seen) != 0 {
+		t.Errorf("the upstream saw %q", seen)
+	}
 }
 
 func TestHostileRequestsAreRefused(t *testing.T) {
