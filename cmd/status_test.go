@@ -114,6 +114,7 @@ func sick(now time.Time) *status {
 		Certificates: []compile.CertificateStatus{
 			{Name: "files", Source: "file", State: "ok", Hosts: []string{"a.test"}, NotAfter: now.AddDate(0, 0, 60), DaysLeft: 60},
 			{Name: "gone", Source: "file", State: "expired", NotAfter: now.AddDate(0, 0, -3), DaysLeft: -3},
+			{Name: "late", Source: "file", State: "expiring", NotAfter: now.AddDate(0, 0, 5), DaysLeft: 5},
 			{Name: "new", Source: "acme", State: "missing", Hosts: []string{"a", "b", "c", "d", "e"}},
 			{
 				Name: "shop", Source: "acme", State: "failing", Hosts: []string{"shop.test"}, NotAfter: now.AddDate(0, 0, 9), DaysLeft: 9,
@@ -159,11 +160,12 @@ half      10.0.0.1:80  usable                0       7
           10.0.0.3:80  ejected, back in 30s  0       0     reset, 5s ago
 none      none                                             
 
-CERTIFICATE  STATE    DAYS LEFT  FROM  NEXT ORDER  HOSTS
-files        ok       60         file  -           a.test
-gone         expired  -3         file  -           
-new          missing  -          acme  now         a, b, c and 2 more
-shop         failing  9          acme  in 45m      shop.test
+CERTIFICATE  STATE     DAYS LEFT  FROM  NEXT ORDER  HOSTS
+files        ok        60         file  -           a.test
+gone         expired   -3         file  -           
+late         expiring  5          file  -           
+new          missing   -          acme  now         a, b, c and 2 more
+shop         failing   9          acme  in 45m      shop.test
 
 Wrong:
   config: the newest one was refused 60s ago, an older one serves: in.yaml:1:1: x
@@ -172,6 +174,7 @@ Wrong:
   upstream half: so few endpoints can be used that all of them get requests
   upstream none: has no endpoints
   certificate gone: expired 3d ago
+  certificate late: expires in 5d
   certificate new: there is none yet
   certificate shop: a newer one cannot be had: 429 ?[2J too many (next try in 45m)
 `

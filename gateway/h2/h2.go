@@ -62,8 +62,9 @@ type Stats struct {
 type Server struct {
 	bridge *bridge.Bridge
 
-	conns    sync.Map     // net.Conn to *conn
-	open     atomic.Int64 // of conns
+	conns    sync.Map      // net.Conn to *conn
+	open     atomic.Int64  // of conns
+	changed  chan struct{} // has an item when one of conns has gone
 	settings atomic.Pointer[Settings]
 
 	mu      sync.Mutex    // guards what follows
@@ -99,7 +100,7 @@ type conn struct {
 // New returns a server. Close ends what its first connection starts.
 func New(s Settings) *Server {
 	s.Armed = true
-	srv := &Server{bridge: bridge.New(s.Settings)}
+	srv := &Server{bridge: bridge.New(s.Settings), changed: make(chan struct{}, 1)}
 	srv.settings.Store(&s)
 	return srv
 }
@@ -178,6 +179,10 @@ func (s *Server) generation() *generation {
 	return g
 }
 
+// maxFrame is the least that RFC 9113, 4.2 allows and what nginx has: a frame is
+// held in memory, for each connection.
+const maxFrame = 16 << 10
+
 // spare is what a stream's deadline for writing comes later than the bridge's,
 // which knows when the client last took something.
 const spare = time.Second
@@ -199,6 +204,7 @@ func (s *Server) httpServer(l limits, log *slog.Logger) *http.Server {
 			MaxConcurrentStreams:          l.MaxStreams,
 			MaxReceiveBufferPerConnection: l.ConnectionWindow,
 			MaxReceiveBufferPerStream:     l.StreamWindow,
+			MaxReadFrameSize:              maxFrame,
 			CountError:                    s.broken,
 		},
 	}
@@ -240,6 +246,10 @@ func (s *Server) left(nc net.Conn) {
 	s.open.Add(-1)
 	if g := c.(*conn).generation; g != nil {
 		g.open.Add(-1)
+	}
+	select {
+	case s.changed <- struct{}{}:
+	default:
 	}
 }
 
@@ -289,8 +299,21 @@ func (s *Server) Close() error {
 	err := s.each(func(g *generation) error { return g.server.Close() })
 	err = errors.Join(err, s.bridge.Close())
 	s.serving.Wait()
+	late := time.NewTimer(closeTime)
+	defer late.Stop()
+	for s.open.Load() > 0 {
+		select {
+		case <-s.changed:
+		case <-late.C:
+			return errors.Join(err, errors.New("h2: connections did not end in time"))
+		}
+	}
 	return err
 }
+
+// closeTime is for connections that net/http lets linger for a second because
+// their client broke the protocol.
+const closeTime = 5 * time.Second
 
 // each is for ending: no generation comes after.
 func (s *Server) each(do func(*generation) error) error {

@@ -89,8 +89,8 @@ func (n *manyNode) target(protocol string) (scheme, address string) {
 	return "https", n.secure
 }
 
-// query is a request to be sent over every protocol.
-type query struct {
+// asked is a request to be sent over every protocol.
+type asked struct {
 	what    string
 	method  string // default GET
 	path    string // as it is to stand in the request
@@ -114,7 +114,7 @@ func (a answer) String() string {
 }
 
 // send sends q over a protocol.
-func (n *manyNode) send(protocol string, q query) answer {
+func (n *manyNode) send(protocol string, q asked) answer {
 	n.t.Helper()
 	scheme, address := n.target(protocol)
 	path, rawQuery, hasQuery := strings.Cut(q.path, "?")

@@ -109,32 +109,32 @@ routes:
 `
 
 // queries are what every protocol is asked.
-func queries(jwt string) (list []query) {
-	add := func(q query) { list = append(list, q) }
+func queries(jwt string) (list []asked) {
+	add := func(q asked) { list = append(list, q) }
 	for _, path := range []string{
 		"/", "/a", "/a/", "/a//b", "//a", "/a/./b", "/a/../b", "/a/%2e%2e/b", "/a%2Fb", "/a%5cb", "/%61", "/a%20b", "/a+b", "/%C3%A9",
 		"/a;v=1", "/a?", "/a?b", "/a?b=c&b=d", "/a?b=%20+%2B", "/a?b=c?d", "/a?%00", "/~a", "/a:b@c", "/a!$&'()*,=", "/.", "/..", "/a/..",
 		"/a%00b", "/a%0d%0ab", "/" + strings.Repeat("x", 4000), "/" + strings.Repeat("x", 9000), "/?" + strings.Repeat("y", 9000),
 	} {
-		add(query{what: "path " + path[:min(len(path), 30)], path: path})
+		add(asked{what: "path " + path[:min(len(path), 30)], path: path})
 	}
 	for _, m := range []string{"HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "PROPFIND", "PURGE", "MADEUP", "TRACE", "get"} {
-		add(query{what: "method", method: m, path: "/x"})
-		add(query{what: "method of a route", method: m, path: "/only"})
+		add(asked{what: "method", method: m, path: "/x"})
+		add(asked{what: "method of a route", method: m, path: "/only"})
 	}
 	for _, does := range []string{"204", "304", "205", "301", "404", "418", "500", "empty", "length", "chunks", "trailers", "large", "hints", "cut"} {
-		add(query{what: "reply", path: "/do/" + does})
-		add(query{what: "reply to HEAD", method: "HEAD", path: "/do/" + does})
+		add(asked{what: "reply", path: "/do/" + does})
+		add(asked{what: "reply to HEAD", method: "HEAD", path: "/do/" + does})
 	}
 	for _, n := range []int{0, 1, 100, 1460, 4096, 20_000, 100_000, 1_200_000} {
 		body := strings.Repeat("0123456789abcdef", n/16+1)[:n]
-		add(query{what: fmt.Sprint("a body of ", n), method: "POST", path: "/body", body: body})
-		add(query{what: fmt.Sprint("a body of unknown length, ", n), method: "PUT", path: "/body", body: body, chunked: true})
-		add(query{what: fmt.Sprint("a body with trailers, ", n), method: "POST", path: "/body", body: body, chunked: true, trailer: []string{"X-After", "the body"}})
+		add(asked{what: fmt.Sprint("a body of ", n), method: "POST", path: "/body", body: body})
+		add(asked{what: fmt.Sprint("a body of unknown length, ", n), method: "PUT", path: "/body", body: body, chunked: true})
+		add(asked{what: fmt.Sprint("a body with trailers, ", n), method: "POST", path: "/body", body: body, chunked: true, trailer: []string{"X-After", "the body"}})
 	}
-	add(query{what: "a body of GET", path: "/body", body: "abc"})
-	add(query{what: "a body of DELETE", method: "DELETE", path: "/body", body: "abc"})
-	add(query{what: "an early refusal", method: "POST", path: "/do/early", body: strings.Repeat("x", 1000)})
+	add(asked{what: "a body of GET", path: "/body", body: "abc"})
+	add(asked{what: "a body of DELETE", method: "DELETE", path: "/body", body: "abc"})
+	add(asked{what: "an early refusal", method: "POST", path: "/do/early", body: strings.Repeat("x", 1000)})
 	for name, header := range map[string][]string{
 		"repeated": {"X-A", "1", "X-A", "2", "X-A", ""}, "cookies": {"Cookie", `a=1; b="q q"; =d`}, "two cookies": {"Cookie", "a=1", "Cookie", "b=2"},
 		"forwarded": {"X-Forwarded-For", "9.9.9.9", "X-Forwarded-Proto", "ftp", "Forwarded", "for=9.9.9.9", "X-Real-IP", "9.9.9.9"},
@@ -147,31 +147,31 @@ func queries(jwt string) (list []query) {
 		"host": {"Host", "b.test"}, "host in capitals": {"Host", "B.TEST"}, "host with port": {"Host", "b.test:8443"}, "unknown host": {"Host", "c.test"},
 		"trace": {"Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
 	} {
-		add(query{what: "header " + name, path: "/h", header: header})
+		add(asked{what: "header " + name, path: "/h", header: header})
 	}
 	var many []string
 	for i := range 120 {
 		many = append(many, fmt.Sprintf("X-%d", i), "v")
 	}
-	add(query{what: "90 headers", path: "/h", header: many[:180]})
-	add(query{what: "120 headers", path: "/h", header: many})
+	add(asked{what: "90 headers", path: "/h", header: many[:180]})
+	add(asked{what: "120 headers", path: "/h", header: many})
 	for _, name := range []string{"repeated", "alt", "empty", "html"} {
-		add(query{what: "reply header", path: "/header/" + name})
+		add(asked{what: "reply header", path: "/header/" + name})
 	}
-	add(query{what: "a cookie chooses", path: "/choice", header: []string{"Cookie", "color=red"}})
-	add(query{what: "a parameter chooses", path: "/choice?a=b%20c"})
-	add(query{what: "a header chooses", path: "/choice", header: []string{"X-Choice", "yes"}})
-	add(query{what: "nothing chooses", path: "/choice"})
+	add(asked{what: "a cookie chooses", path: "/choice", header: []string{"Cookie", "color=red"}})
+	add(asked{what: "a parameter chooses", path: "/choice?a=b%20c"})
+	add(asked{what: "a header chooses", path: "/choice", header: []string{"X-Choice", "yes"}})
+	add(asked{what: "nothing chooses", path: "/choice"})
 	for range 3 {
-		add(query{what: "limited", path: "/limited", header: []string{"X-Who", "PROTOCOL"}})
+		add(asked{what: "limited", path: "/limited", header: []string{"X-Who", "PROTOCOL"}})
 	}
 	for _, path := range []string{"/moved/a?b=c", "/text", "/away/x?y", "/mirrored", "/dead", "/again", "/again/2", "/sticky"} {
-		add(query{what: "action", path: path})
-		add(query{what: "action", method: "HEAD", path: path})
-		add(query{what: "action", method: "POST", path: path, body: "abc"})
+		add(asked{what: "action", path: path})
+		add(asked{what: "action", method: "HEAD", path: path})
+		add(asked{what: "action", method: "POST", path: path, body: "abc"})
 	}
 	html := []string{"Accept", "text/html"}
-	for _, q := range []query{
+	for _, q := range []asked{
 		{path: "/waf/x?q=shoes"},
 		{path: "/waf/x?" + sqli},
 		{path: "/waf/x?q=%3Cscript%3Ealert(1)%3C/script%3E"},

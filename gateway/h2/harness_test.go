@@ -1,0 +1,249 @@
+package h2_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/valyala/fasthttp"
+	"go.uber.org/goleak"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/bridge"
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/h2"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type handler = func(ctx *fasthttp.RequestCtx, f exchange.Front)
+
+// refusals are what a test server has refused, in order.
+type refusals struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (r *refusals) add(why *reason.Reason) {
+	r.mu.Lock()
+	r.list = append(r.list, why.Name)
+	r.mu.Unlock()
+}
+
+func (r *refusals) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Join(r.list, " ")
+}
+
+// settings are generous, so that nothing but what a test is about times out.
+func settings(h handler, r *refusals) h2.Settings {
+	return h2.Settings{
+		Settings: bridge.Settings{
+			Handler: h, Limits: wire.Limits{Head: 64 << 10, Fields: 100, URI: 8 << 10},
+			BodyTimeout: time.Minute, WriteTimeout: time.Minute,
+			Refused: func(why *reason.Reason, _ netip.AddrPort, _ []byte) { r.add(why) },
+		},
+		Limits:  h2.Limits{MaxStreams: 100, StreamWindow: 256 << 10, ConnectionWindow: 1 << 20, IdleTimeout: time.Minute},
+		Broken:  r.add,
+		Flooded: func(why *reason.Reason, _ netip.AddrPort) { r.add(why) },
+		Log:     slog.New(slog.DiscardHandler),
+	}
+}
+
+func ok(ctx *fasthttp.RequestCtx, _ exchange.Front) { ctx.SetBodyString("ok") }
+
+// start serves HTTP/2 in plain text on loopback until the test ends.
+func start(t testing.TB, s h2.Settings) (addr string, srv *h2.Server) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv = h2.New(s)
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			srv.ServePlain(nc, nil)
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		accepting.Wait()
+		if err := srv.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return ln.Addr().String(), srv
+}
+
+// client is net/http's.
+func client(t testing.TB) *http.Client {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	rt := &http.Transport{Protocols: protocols, DisableCompression: true}
+	t.Cleanup(rt.CloseIdleConnections)
+	return &http.Client{Transport: rt, Timeout: 30 * time.Second}
+}
+
+// raw is a client that sends what it likes.
+type raw struct {
+	t  testing.TB
+	nc net.Conn
+	*http2.Framer
+	block bytes.Buffer
+	enc   *hpack.Encoder
+	mute  bool // await sends nothing: somebody else does
+}
+
+// dial connects and, unless settings are nil, sends the preface and them.
+func dial(t testing.TB, addr string, settings ...http2.Setting) *raw {
+	t.Helper()
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	if err := nc.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	c := &raw{t: t, nc: nc, Framer: http2.NewFramer(nc, nc)}
+	c.enc = hpack.NewEncoder(&c.block)
+	c.AllowIllegalWrites = true
+	if _, err := io.WriteString(nc, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WriteSettings(settings...); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// fields encodes pairs of names and values.
+func (c *raw) fields(pairs ...string) []byte {
+	c.block.Reset()
+	for i := 0; i < len(pairs); i += 2 {
+		_ = c.enc.WriteField(hpack.HeaderField{Name: pairs[i], Value: pairs[i+1]}) // into memory
+	}
+	return bytes.Clone(c.block.Bytes())
+}
+
+// get is a plain request and what else is given.
+func get(more ...string) []string {
+	return append([]string{":method", "GET", ":scheme", "http", ":authority", "a.test", ":path", "/"}, more...)
+}
+
+// frame is what everybody must take.
+const frame = 16 << 10
+
+// open sends a request's head. Errors show when the reply is read.
+func (c *raw) open(id uint32, end bool, pairs ...string) {
+	block := c.fields(pairs...)
+	first := block[:min(len(block), frame)]
+	rest := block[len(first):]
+	_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: first, EndHeaders: len(rest) == 0, EndStream: end})
+	for len(rest) > 0 {
+		next := rest[:min(len(rest), frame)]
+		rest = rest[len(next):]
+		_ = c.WriteContinuation(id, len(rest) == 0, next)
+	}
+}
+
+// answer is what became of a stream.
+type answer struct {
+	status, body string
+	header       map[string]string
+	reset        http2.ErrCode // with wasReset
+	wasReset     bool
+	ended        bool // by END_STREAM
+	goAway       bool
+	code         http2.ErrCode // of GOAWAY
+	gone         bool          // the connection
+}
+
+// await reads until the stream, or the connection, has ended.
+func (c *raw) await(id uint32) (a answer) {
+	c.t.Helper()
+	a.header = map[string]string{}
+	dec := hpack.NewDecoder(4096, func(f hpack.HeaderField) {
+		if f.Name == ":status" {
+			a.status = f.Value
+		}
+		a.header[f.Name] = f.Value
+	})
+	for {
+		f, err := c.ReadFrame()
+		if err != nil {
+			a.gone = true
+			if ne, ok := err.(net.Error); ok && ne.Timeout() {
+				c.t.Errorf("nothing became of stream %d", id)
+			}
+			return a
+		}
+		switch f := f.(type) {
+		case *http2.SettingsFrame:
+			if !f.IsAck() && !c.mute {
+				_ = c.WriteSettingsAck()
+			}
+		case *http2.HeadersFrame:
+			before := a.status
+			_, _ = dec.Write(f.HeaderBlockFragment())
+			if f.StreamID != id {
+				a.status = before
+			} else if f.StreamEnded() {
+				a.ended = true
+				return a
+			}
+		case *http2.DataFrame:
+			if f.StreamID == id {
+				a.body += string(f.Data())
+				if f.StreamEnded() {
+					a.ended = true
+					return a
+				}
+			}
+		case *http2.RSTStreamFrame:
+			if f.StreamID == id {
+				a.reset, a.wasReset = f.ErrCode, true
+				return a
+			}
+		case *http2.GoAwayFrame:
+			a.goAway, a.code = true, f.ErrCode
+			if f.ErrCode != http2.ErrCodeNo {
+				a.gone = true
+				return a
+			}
+		}
+	}
+}
+
+// eventually waits for a condition; loopback is quick, so it is seldom long.
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+func background(t testing.TB, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
