@@ -32,6 +32,7 @@ func (v *validator) listeners(p *problem.List) {
 		lp.Check(l.TLS == nil || l.RedirectToHTTPS == nil, "redirect_to_https", "has no meaning on a listener that speaks TLS itself")
 		lp.Under("http2").Check(l.HTTP2.ConnectionWindow >= l.HTTP2.StreamWindow, "connection_window",
 			"must be at least stream_window (%v), got %v", l.HTTP2.StreamWindow, l.HTTP2.ConnectionWindow)
+		lp.Check(!l.HTTP3.On() || l.Protocol == "http", "http3", "is for protocol http")
 		lp.Check(!l.HTTP3.On() || l.TLS != nil, "http3", "needs tls: there is no HTTP/3 in plain text")
 		lp.Check(!l.HTTP3.On() || l.ProxyProtocol == nil, "http3", "cannot go with proxy_protocol: QUIC has no such header, and clients could go round the balancer")
 		if l.Address == "" {
@@ -46,14 +47,23 @@ func (v *validator) listeners(p *problem.List) {
 		host, port, _ := splitAddress(l.Address)
 		b := newBound(problem.Join(lp.Path(), "address"), host, port)
 		b.udp = l.Protocol == udp
-		for _, other := range byPort[port] {
-			if port != 0 && b.clashes(other) {
-				lp.Add("address", "%q is already taken by %s", l.Address, other.path)
-				break
-			}
+		byPort[port] = append(byPort[port], take(lp, "address", l.Address, b, byPort[port]))
+		if l.HTTP3.On() {
+			b.udp, b.path = true, problem.Join(lp.Path(), "http3")
+			byPort[port] = append(byPort[port], take(lp, "http3", l.Address, b, byPort[port]))
 		}
-		byPort[port] = append(byPort[port], b)
 	}
+}
+
+// take notes that an address, of which the key is told, is taken already.
+func take(p *problem.List, key, address string, b bound, taken []bound) bound {
+	for _, other := range taken {
+		if b.port != 0 && b.clashes(other) {
+			p.Add(key, "%q is already taken by %s", address, other.path)
+			break
+		}
+	}
+	return b
 }
 
 func newBound(path, host string, port int) bound {
