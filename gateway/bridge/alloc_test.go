@@ -7,23 +7,12 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/valyala/fasthttp"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/bridge"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 )
-
-// null is a server's writer that costs nothing.
-type null struct{ h http.Header }
-
-func (w *null) Header() http.Header              { return w.h }
-func (w *null) Write(p []byte) (int, error)      { return len(p), nil }
-func (w *null) WriteHeader(int)                  {}
-func (w *null) FlushError() error                { return nil }
-func (w *null) SetReadDeadline(time.Time) error  { return nil }
-func (w *null) SetWriteDeadline(time.Time) error { return nil }
 
 // steady is a browser's request and about what a proxy does with the front.
 func steady(t testing.TB) (run func()) {

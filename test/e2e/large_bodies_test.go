@@ -8,7 +8,17 @@ import (
 )
 
 func TestLargeBodiesInConstantMemory(t *testing.T) {
-	const size = 256 << 20
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	h2c := &http.Client{Transport: &http.Transport{Protocols: protocols, DisableCompression: true}}
+	t.Cleanup(h2c.CloseIdleConnections)
+	for name, c := range map[string]*http.Client{"HTTP/1": client, "HTTP/2": h2c} {
+		t.Run(name, func(t *testing.T) { largeBodies(t, c) })
+	}
+}
+
+func largeBodies(t *testing.T, client *http.Client) {
+	const size = largeBody
 	g := startStreams(t, func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == "POST":
