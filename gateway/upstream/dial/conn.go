@@ -159,3 +159,9 @@ func (s *socket) Write(p []byte) (int, error) {
 	s.stuck = s.stuck || err != nil
 	return n, err
 }
+
+// Socket is the TCP connection below, for who must reset it; nil: it is none.
+func (s *socket) Socket() *net.TCPConn {
+	t, _ := s.Conn.(*net.TCPConn)
+	return t
+}

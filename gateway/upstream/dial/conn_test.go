@@ -6,10 +6,12 @@ import (
 	"errors"
 	"io"
 	"net"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/splice"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/dial"
 )
@@ -226,6 +228,24 @@ func TestCloseDoesNotWait(t *testing.T) {
 	nc.Close()
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("closing took %v", took)
+	}
+}
+
+// A tunnel that is cut is reset, so that it does not look complete.
+func TestSocketCanBeReset(t *testing.T) {
+	b := newBench(t)
+	ended := make(chan error, 1)
+	addr := serveTLS(t, b.server(tlstest.Request{}), func(c *tls.Conn) {
+		_, err := io.ReadAll(c)
+		ended <- err
+	})
+	nc, err := b.dialer(nil).Dial(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	splice.Reset(nc)
+	if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the other side sees %v", err)
 	}
 }
 
