@@ -1,5 +1,5 @@
-// Package admin is the address for operators: health, readiness, metrics and,
-// when switched on, profiles. It never serves the data plane's traffic.
+// Package admin is the address for operators: health, readiness, metrics, the
+// revisions of a fleet's config and, when switched on, profiles. It never serves the data plane's traffic.
 package admin
 
 import (
@@ -21,6 +21,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/control/fleet"
 )
 
 // Settings are what an admin server shows.
@@ -39,6 +41,9 @@ type Settings struct {
 	Ready func() error
 	// Detail is shown by /readyz and, with the token, by /api/v1/status.
 	Detail func() any
+	// Fleet publishes revisions and tells about them; nil: the node's config is a
+	// file.
+	Fleet *fleet.Publisher
 }
 
 // Server is the admin server of one node.
@@ -64,6 +69,7 @@ func New(s Settings) (*Server, error) {
 	mux.HandleFunc("GET /readyz", a.readyz)
 	mux.Handle("GET /metrics", s.Metrics)
 	mux.Handle("GET /api/v1/status", a.guarded(http.HandlerFunc(a.status)))
+	a.fleetRoutes(mux)
 	if s.Pprof {
 		mux.Handle("GET /debug/pprof/", a.guarded(http.HandlerFunc(pprof.Index)))
 		mux.Handle("GET /debug/pprof/cmdline", a.guarded(http.HandlerFunc(pprof.Cmdline)))
@@ -158,8 +164,10 @@ func (a *Server) status(w http.ResponseWriter, _ *http.Request) {
 	reply(w, http.StatusOK, a.settings.Detail())
 }
 
-func reply(w http.ResponseWriter, code int, body any) {
-	w.Header().Set("Content-Type", "application/json")
+func reply(w http.ResponseWriter, code int, body any) { replyAs(w, code, "application/json", body) }
+
+func replyAs(w http.ResponseWriter, code int, mediaType string, body any) {
+	w.Header().Set("Content-Type", mediaType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
 	enc := json.NewEncoder(w)

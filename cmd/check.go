@@ -39,6 +39,10 @@ func (c *checkCommand) Run(env *environment) error {
 	if c.Print {
 		return config.Print(env.out, cfg, src)
 	}
+	if cfg.Node.Config == "store" {
+		fmt.Fprintln(env.out, "fine: a node whose config comes from the store")
+		return nil
+	}
 	fmt.Fprintf(env.out, "fine: %s, %s, %s\n", count(len(cfg.Listeners), "listener"), count(len(cfg.Routes), "route"), count(len(cfg.Upstreams), "upstream"))
 	return nil
 }
@@ -114,8 +118,10 @@ func loadConfig(paths []string, extra []plugins.Factory) (*config.Config, *confi
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(cfg.Listeners) == 0 {
-		return nil, nil, fmt.Errorf("%s: listeners: there is none, so nothing would be served", strings.Join(paths, ", "))
+	if len(cfg.Listeners) == 0 && cfg.Node.Config != "store" {
+		return nil, nil, fmt.Errorf("%s: listeners: %s", strings.Join(paths, ", "), noListener)
 	}
 	return cfg, src, nil
 }
+
+const noListener = "there is none, so nothing would be served"

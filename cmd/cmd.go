@@ -26,7 +26,13 @@ const (
 type commands struct {
 	Run          runCommand          `cmd:"" help:"Run a node."`
 	Check        checkCommand        `cmd:"" help:"Check config files: every problem, with its place."`
-	Status       statusCommand       `cmd:"" help:"Tell how a running node is: config, upstreams, certificates."`
+	Status       statusCommand       `cmd:"" help:"Tell how a running node is: config, fleet, upstreams, certificates."`
+	Plan         planCommand         `cmd:"" help:"Tell what publishing a config to a fleet would change."`
+	Apply        applyCommand        `cmd:"" help:"Publish a config to a fleet and wait until every node runs it."`
+	Rollback     rollbackCommand     `cmd:"" help:"Publish the config of an old revision again."`
+	History      historyCommand      `cmd:"" help:"List the revisions of a fleet."`
+	Show         showCommand         `cmd:"" help:"Print the config of a revision."`
+	Diff         diffCommand         `cmd:"" help:"Print what is different between two revisions."`
 	Explain      explainCommand      `cmd:"" help:"Tell which route, plugins and upstream a request would take, without sending it."`
 	Demo         demoCommand         `cmd:"" help:"Start two sample upstreams and the gateway on loopback, and print commands to try."`
 	Schema       schemaCommand       `cmd:"" help:"Print the JSON schema of the config, for editors."`

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -88,6 +89,9 @@ func (x *explainCommand) pick(s *snapshot.Snapshot) (*snapshot.Listener, error) 
 		byName[l.Name] = l
 	}
 	slices.Sort(names)
+	if len(names) == 0 {
+		return nil, errors.New("this node's config comes from the store: give the files that are published")
+	}
 	if x.Listener == "" {
 		for _, n := range names {
 			if byName[n].Protocol == snapshot.HTTP {

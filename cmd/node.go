@@ -39,6 +39,7 @@ type node struct {
 	loop      *control.Loop
 	admin     *admin.Server // nil: off
 	events    *waf.EventLog // nil: none
+	fleet     *member       // nil: the config is a file
 }
 
 // nodeSettings are what newNode builds a node from.
@@ -73,6 +74,9 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	if err := n.openTelemetry(ctx, c, s.version); err != nil {
 		return err
 	}
+	if err := n.openFleet(ctx, &s); err != nil {
+		return err
+	}
 	engines, sink, err := n.firewall(s.config)
 	if err != nil {
 		return err
@@ -98,7 +102,14 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	if err := n.openAdmin(ctx, c); err != nil {
 		return err
 	}
-	return n.loop.Start(ctx, s.config, s.source)
+	if n.fleet == nil {
+		return n.loop.Start(ctx, s.config, s.source)
+	}
+	if err := n.loop.Start(ctx, s.config, nil); err != nil {
+		return err
+	}
+	n.fleet.follower.Start(ctx, n.loop.Take)
+	return nil
 }
 
 // openACME makes what ACME certificates share. A node that has some and cannot
@@ -110,10 +121,12 @@ func (n *node) openACME(s nodeSettings) (*acme.Node, error) {
 		Dir: acme.DirIn(c.DataDir), Secret: c.SecretKey.Reveal(), KeyFile: acme.KeyFileIn(c.DataDir),
 		Version: s.version, Log: n.log,
 	})
+	needed := n.fleet != nil // a later revision may bring some
 	for _, cert := range s.config.Certificates {
-		if cert.ACME != nil {
-			return node, node.Open()
-		}
+		needed = needed || cert.ACME != nil
+	}
+	if needed {
+		return node, node.Open()
 	}
 	return node, nil
 }
@@ -180,11 +193,15 @@ func (n *node) openAdmin(ctx context.Context, c config.Node) (err error) {
 	if c.Admin.Address == "off" {
 		return nil
 	}
-	n.admin, err = admin.New(admin.Settings{
+	s := admin.Settings{
 		Address: c.Admin.Address, DataDir: c.DataDir, Pprof: c.Admin.Pprof, Log: n.log,
 		Metrics: n.metrics.Handler(), Ready: n.loop.Ready,
 		Detail: func() any { return n.status() },
-	})
+	}
+	if n.fleet != nil {
+		s.Fleet = n.fleet.publisher
+	}
+	n.admin, err = admin.New(s)
 	if err != nil {
 		return err
 	}
@@ -211,6 +228,9 @@ func (n *node) stop(ctx context.Context) error {
 // close ends what newNode opened, in reverse; safe on a half-built node.
 func (n *node) close(ctx context.Context) error {
 	var errs []error
+	if n.fleet != nil {
+		errs = append(errs, n.fleet.close())
+	}
 	if n.loop != nil {
 		n.loop.Close()
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/control"
+	"github.com/gatehouse-proxy/gatehouse/control/fleet"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
@@ -13,10 +14,14 @@ import (
 
 // status is what /readyz and /api/v1/status show, and `gatehouse status` reads.
 type status struct {
-	Node        string                     `json:"node"`
-	Zone        string                     `json:"zone,omitempty"`
-	Version     string                     `json:"version"`
-	Config      control.Status             `json:"config"`
+	Node    string         `json:"node"`
+	Zone    string         `json:"zone,omitempty"`
+	Version string         `json:"version"`
+	Config  control.Status `json:"config"`
+	// Fleet is the revision that config is; absent where the config is a file.
+	Fleet *fleet.Status `json:"fleet,omitempty"`
+	// Nodes of the fleet; `gatehouse status` asks for them by themselves.
+	Nodes       []fleet.Member             `json:"nodes,omitempty"`
 	Listeners   []listenerStatus           `json:"listeners"`
 	Connections connectionStatus           `json:"connections"`
 	Upstreams   map[string]upstream.Status `json:"upstreams"`
@@ -44,7 +49,7 @@ type connectionStatus struct {
 func (n *node) status() status {
 	open, idle, tunnels := n.gateway.Connections()
 	s := status{
-		Node: nodeName(n.config.Node), Zone: n.config.Node.Zone, Version: n.version, Config: n.loop.Status(),
+		Node: nodeName(n.config.Node), Zone: n.config.Node.Zone, Version: n.version, Config: n.loop.Status(), Fleet: n.fleetStatus(),
 		Connections: connectionStatus{open, idle, tunnels},
 	}
 	snap := n.gateway.Current()

@@ -42,7 +42,9 @@ func (r *runCommand) Run(env *environment) error {
 	if err := os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true"); err != nil {
 		return err
 	}
-	if !r.NoWatch {
+	if cfg.Node.Config == "store" {
+		s.load = nil
+	} else if !r.NoWatch {
 		s.watch = r.Config
 	}
 	signals := make(chan os.Signal, 4)
@@ -66,7 +68,7 @@ func (n *node) follow(signals <-chan os.Signal) error {
 		switch s {
 		case syscall.SIGHUP:
 			n.reopenLogs()
-			_ = n.loop.Reload(context.Background(), "SIGHUP") // Reload reports its own failure
+			n.reload("SIGHUP")
 		case syscall.SIGUSR1:
 			n.reopenLogs()
 		default:

@@ -20,7 +20,9 @@ func (s *status) wrong(now time.Time) (list []string) {
 	if s.Config.Digest == "" {
 		add("config: none is live yet")
 	}
-	if s.Config.Error != "" {
+	if s.Fleet != nil {
+		s.wrongFleet(add, now)
+	} else if s.Config.Error != "" {
 		add("config: the newest one was refused %s, an older one serves: %s", ago(s.Config.ErrorAt, now), s.Config.Error)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Config.Broken)) {
@@ -86,6 +88,7 @@ func (s *status) print(w io.Writer, wrong []string, now time.Time) {
 	if s.Config.Digest != "" {
 		fmt.Fprintf(w, "config       %s, live since %s (%s)\n", s.Config.Digest[:min(12, len(s.Config.Digest))], stamp(s.Config.Loaded), ago(s.Config.Loaded, now))
 	}
+	s.printRevision(w, now)
 	for i, l := range s.Listeners {
 		label, secure := "", ""
 		if i == 0 {
@@ -97,6 +100,7 @@ func (s *status) print(w io.Writer, wrong []string, now time.Time) {
 		fmt.Fprintf(w, "%-12s %s %s%s\n", label, l.Name, l.Address, secure)
 	}
 	fmt.Fprintf(w, "connections  %d open, %d idle, %s\n", s.Connections.Open, s.Connections.Idle, count(s.Connections.Tunnels, "tunnel"))
+	s.printNodes(w, now)
 	s.printUpstreams(w, now)
 	s.printCertificates(w, now)
 	if len(wrong) == 0 {

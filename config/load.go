@@ -37,6 +37,9 @@ type Options struct {
 	Dir string
 	// MaxSize is how many bytes all files together may have. Default: 64 MiB.
 	MaxSize int64
+	// Node is the node that reads a config for several nodes, in which node must
+	// not stand; it becomes the Config's. nil: an ordinary config.
+	Node *Node
 }
 
 // ignoredKeys is how top-level keys begin that only hold anchors.
@@ -68,6 +71,23 @@ func Load(paths []string, kinds Kinds, o Options) (*Config, *Source, error) {
 	o = o.withDefaults()
 	var p problem.List
 	s := &Source{Dir: o.Dir}
+	s.readAll(paths, o, &p)
+	return s.build(kinds, o, &p)
+}
+
+// Read is the reading part of Load: the files, and nothing looked at in them.
+func Read(paths []string, o Options) ([]File, error) {
+	o = o.withDefaults()
+	var p problem.List
+	s := &Source{Dir: o.Dir}
+	s.readAll(paths, o, &p)
+	if all := p.All(); len(all) > 0 {
+		return nil, Problems(all)
+	}
+	return s.Files, nil
+}
+
+func (s *Source) readAll(paths []string, o Options, p *problem.List) {
 	for i, path := range paths {
 		names, isDir, err := expandPath(path)
 		if err != nil {
@@ -84,25 +104,33 @@ func Load(paths []string, kinds Kinds, o Options) (*Config, *Source, error) {
 			p.AddAt(problem.Position{File: path}, "", "has no *.yaml or *.yml file")
 		}
 		for _, name := range names {
-			s.read(name, o.MaxSize, &p)
+			s.read(name, o.MaxSize, p)
 		}
 	}
 	if len(paths) == 0 {
 		p.AddAt(problem.Position{File: "config"}, "", "no file given")
+	}
+}
+
+// ParseFiles is Load for files in memory.
+func ParseFiles(files []File, kinds Kinds, o Options) (*Config, *Source, error) {
+	o = o.withDefaults()
+	var p problem.List
+	s := &Source{Dir: o.Dir}
+	left := o.MaxSize
+	for _, f := range files {
+		if left -= int64(len(f.Data)); left < 0 {
+			p.AddAt(problem.Position{File: f.Name}, "", "%s", tooLarge(o.MaxSize))
+			break
+		}
+		s.Files = append(s.Files, f)
 	}
 	return s.build(kinds, o, &p)
 }
 
 // Parse is Load for one text in memory. name is what messages call it.
 func Parse(data []byte, name string, kinds Kinds, o Options) (*Config, *Source, error) {
-	o = o.withDefaults()
-	var p problem.List
-	s := &Source{Dir: o.Dir, Files: []File{{Name: name, Data: data}}}
-	if int64(len(data)) > o.MaxSize {
-		p.AddAt(problem.Position{File: name}, "", "%s", tooLarge(o.MaxSize))
-		s.Files = nil
-	}
-	return s.build(kinds, o, &p)
+	return ParseFiles([]File{{Name: name, Data: data}}, kinds, o)
 }
 
 // expandPath lists the files a path stands for.
@@ -197,6 +225,10 @@ func (s *Source) build(kinds Kinds, o Options, p *problem.List) (*Config, *Sourc
 	)
 	copy(s.resolved[:], sum.Sum(nil))
 	c.protocolDefaults(func(path string) bool { return where.Node(path) != nil })
+	if o.Node != nil {
+		c.Node = *o.Node
+	}
+	only(t.root, o.Node != nil, o.Node == nil && c.Node.Config == "store", p)
 	found := slices.Clone(p.All())
 	if t.whole && len(s.Files) > 0 {
 		var meant problem.List

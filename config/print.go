@@ -22,6 +22,9 @@ import (
 func Print(w io.Writer, c *Config, s *Source) error {
 	pr := printer{}
 	root := pr.structure(reflect.ValueOf(c).Elem(), s.Positions().Node(""))
+	if c.Node.Config == "store" && len(root.Content) > 2 {
+		root.Content = root.Content[:2] // node, the first field: nothing else may stand beside it
+	}
 	out, err := yaml.Dump(root, yaml.WithLineWidth(-1))
 	if err != nil {
 		return fmt.Errorf("printing the config: %w", err)

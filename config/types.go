@@ -52,6 +52,14 @@ type Node struct {
 	Log Log `yaml:"log"`
 	// How the node stops.
 	Drain Drain `yaml:"drain"`
+	// What is live: file, this file as it is now; or store, the newest revision in
+	// the store, which gatehouse apply publishes. With store, only node may stand
+	// in this file.
+	Config string `yaml:"config" enum:"file,store" default:"file"`
+	// What the nodes of a fleet share.
+	Store Store `yaml:"store"`
+	// The control role: who may publish revisions.
+	Control Control `yaml:"control"`
 }
 
 // Admin is the address for operators. Never expose it to the world.

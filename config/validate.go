@@ -111,6 +111,7 @@ func (v *validator) node(p *problem.List) {
 	p.Check(n.Name == "" || isName(n.Name), "name", "%s, got %q", nameRule, n.Name)
 	p.Check(n.Zone == "" || isName(n.Zone), "zone", "%s, got %q", nameRule, n.Zone)
 	p.Check(n.DataDir != "", "data_dir", "must not be empty")
+	v.fleet(p)
 	if n.SecretKey != "" {
 		atLeast(p, "secret_key", n.SecretKey.Reveal(), 32)
 	}

@@ -1,6 +1,7 @@
 // Package control keeps a node's running snapshot equal to its config: it reads
 // the source, compiles, swaps, and remembers what went wrong. A config that
-// cannot be used changes nothing.
+// cannot be used changes nothing. Configs come from files, which the loop reads
+// itself, or from package fleet, which hands it those of many nodes.
 package control
 
 import (
@@ -22,9 +23,9 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
 )
 
-// Settings are what a node's control loop works with; all are required.
+// Settings are what a node's control loop works with.
 type Settings struct {
-	// Load reads, checks and validates the source anew.
+	// Load reads, checks and validates the source anew. nil: configs come by Take.
 	Load func() (*config.Config, *config.Source, error)
 	// Paths are watched for changes; none: only Reload reloads.
 	Paths    []string
@@ -71,10 +72,14 @@ func New(s Settings) *Loop { return &Loop{s: s, stop: func() {}} }
 
 // Start applies first, the config the node was started with, and then follows
 // the source. A route that cannot be built on this node is served as broken
-// instead of keeping the node from starting.
+// instead of keeping the node from starting. Without src nothing is live before
+// the first Take; first then only says what the node was started with.
 func (l *Loop) Start(ctx context.Context, first *config.Config, src *config.Source) error {
 	l.node, l.events = first.Node, first.WAF.EventLog
 	l.drain = first.Node.Drain.Timeout.D()
+	if src == nil {
+		return nil
+	}
 	if len(l.s.Paths) == 0 {
 		return l.apply(ctx, first, src, compile.ServeTheRest)
 	}
@@ -123,8 +128,18 @@ func (l *Loop) Close() {
 // revision stays, and the error is in the log, the status, the metrics and
 // returned.
 func (l *Loop) Reload(ctx context.Context, why string) error {
+	return l.change(ctx, why, l.s.Load)
+}
+
+// Take is Reload for a config that somebody else has read. The first one that
+// goes live may have broken routes, as one the node is started with.
+func (l *Loop) Take(ctx context.Context, cfg *config.Config, src *config.Source, why string) error {
+	return l.change(ctx, why, func() (*config.Config, *config.Source, error) { return cfg, src, nil })
+}
+
+func (l *Loop) change(ctx context.Context, why string, load func() (*config.Config, *config.Source, error)) error {
 	started := time.Now()
-	err := l.tryReload(ctx, why)
+	err := l.tryChange(ctx, why, load)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -139,14 +154,14 @@ func (l *Loop) Reload(ctx context.Context, why string) error {
 	return nil
 }
 
-func (l *Loop) tryReload(ctx context.Context, why string) error {
+func (l *Loop) tryChange(ctx context.Context, why string, load func() (*config.Config, *config.Source, error)) error {
 	l.reload.Lock()
 	defer l.reload.Unlock()
-	cfg, src, err := l.s.Load()
+	cfg, src, err := load()
 	if err != nil {
 		return err
 	}
-	if src.Same(l.source) && len(l.Status().Broken) == 0 {
+	if l.source != nil && src.Same(l.source) && len(l.Status().Broken) == 0 {
 		l.s.Log.Info("the config has not changed", "cause", why)
 		l.s.Metrics.Config.Unchanged()
 		return nil // with a broken route one goes on: it may have been mended outside the config
@@ -154,7 +169,11 @@ func (l *Loop) tryReload(ctx context.Context, why string) error {
 	if !reflect.DeepEqual(cfg.Node, l.node) || cfg.WAF.EventLog != l.events {
 		l.s.Log.Warn("settings under node or waf.event_log differ from those the node started with; they take effect after a restart")
 	}
-	return l.apply(ctx, cfg, src, compile.AllOrNothing)
+	mode := compile.AllOrNothing
+	if l.source == nil {
+		mode = compile.ServeTheRest
+	}
+	return l.apply(ctx, cfg, src, mode)
 }
 
 func (l *Loop) apply(ctx context.Context, cfg *config.Config, src *config.Source, mode compile.Mode) error {

@@ -81,6 +81,12 @@ var (
 	configTook       = define(KindGauge, "gatehouse_config_last_reload_duration_seconds", "How long the last reload took.")
 	configReloads    = define(KindCounter, "gatehouse_config_reloads_total", "Reloads by result.", "result")
 	configBroken     = define(KindGauge, "gatehouse_config_routes_broken", "Routes of the live config that do not work on this node.")
+	fleetRevision    = define(KindGauge, "gatehouse_fleet_revision_number", "The revision of the fleet's config that is live here; 0: none. This and the following only where node.config is store.")
+	fleetFromDisk    = define(KindGauge, "gatehouse_fleet_revision_from_disk", "1 while the live revision is the copy on disk and the store has not confirmed it since the start.")
+	fleetUp          = define(KindGauge, "gatehouse_fleet_store_up", "1 if the store answered the last time it was asked.")
+	fleetAnswered    = define(KindGauge, "gatehouse_fleet_store_last_answer_timestamp_seconds", "When the store last answered, seconds since 1970; 0: not since the start.")
+	fleetRefused     = define(KindCounter, "gatehouse_fleet_revisions_refused_total", "Revisions that were not run here: signed by nobody trusted (untrusted), older than what runs (old), not readable (malformed), or not to be built on this node (invalid).", "reason")
+	fleetRestored    = define(KindCounter, "gatehouse_fleet_revisions_restored_total", "Times this node gave an emptied store its revisions back.")
 	certNotAfter     = define(KindGauge, "gatehouse_certificate_not_after_timestamp_seconds", "When the certificate in use expires, seconds since 1970; 0 while none could be loaded. Days left: (X - time()) / 86400.", "certificate")
 	certOCSP         = define(KindGauge, "gatehouse_certificate_ocsp_next_update_timestamp_seconds", "Until when the OCSP response shown with the certificate is valid, seconds since 1970; 0 while none can be shown. Only of certificates with an ocsp_file.", "certificate")
 	certLoads        = define(KindCounter, "gatehouse_certificate_loads_total", "Certificates put in use, and errors met while following their files or ordering them.", "certificate", "result")
@@ -97,6 +103,7 @@ var (
 		upstreamActive, upstreamOpen, upstreamConnects, connectFailures, healthy, ejections, probes,
 		listenerOpen, listenerSpoken, listenerAccepted, listenerRefused, listenerRefusals, handshakes, unknownNames, acceptErrors, streamReceived, streamSent,
 		configRevision, configOK, configTime, configTook, configReloads, configBroken,
+		fleetRevision, fleetFromDisk, fleetUp, fleetAnswered, fleetRefused, fleetRestored,
 		certNotAfter, certOCSP, certLoads, certOrders, certOrdered, certNext,
 		accessLogLines, traceSpans, panics,
 	}

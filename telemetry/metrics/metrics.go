@@ -31,6 +31,8 @@ type Metrics struct {
 	Panics Counter
 	// Config tells about reloads.
 	Config Config
+	// Fleet tells about the config of many nodes; nothing unless a node has one.
+	Fleet Fleet
 
 	version  string
 	reasons  []string
@@ -273,6 +275,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		l.collect(e)
 	}
 	m.Config.collect(e)
+	m.Fleet.collect(e)
 	if certs != nil {
 		for _, c := range certs() {
 			c.collect(e)

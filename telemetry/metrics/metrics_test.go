@@ -213,8 +213,29 @@ func TestConcurrentRecordingLosesNothing(t *testing.T) {
 		`gatehouse_upstream_tries_total{endpoint="a:1",outcome="ok",upstream="u"} 8000`)
 }
 
+func TestFleetIsThereForMembersOnly(t *testing.T) {
+	m := metrics.New(metrics.Settings{})
+	m.Fleet.Live(7, true)
+	if strings.Contains(scrape(t, m), "gatehouse_fleet") {
+		t.Error("a node whose config is a file has a fleet")
+	}
+	m.Fleet.Follows()
+	m.Fleet.Asked(time.Unix(1000, 0), true)
+	m.Fleet.Asked(time.Unix(2000, 0), false)
+	m.Fleet.Refused(metrics.RevisionUntrusted)
+	m.Fleet.Restored()
+	want(t, scrape(t, m),
+		`gatehouse_fleet_revision_number 7`,
+		`gatehouse_fleet_revision_from_disk 1`,
+		`gatehouse_fleet_store_up 0`,
+		`gatehouse_fleet_store_last_answer_timestamp_seconds 1000`,
+		`gatehouse_fleet_revisions_refused_total{reason="untrusted"} 1`,
+		`gatehouse_fleet_revisions_refused_total{reason="old"} 0`,
+		`gatehouse_fleet_revisions_restored_total 1`)
+}
+
 func TestNames(t *testing.T) {
-	shape := regexp.MustCompile(`^gatehouse_(build|certificate|node|route|upstream|listener|config|accesslog|trace)(_[a-z0-9]+)+$`)
+	shape := regexp.MustCompile(`^gatehouse_(build|certificate|node|route|upstream|listener|config|fleet|accesslog|trace)(_[a-z0-9]+)+$`)
 	label := regexp.MustCompile(`^[a-z][a-z_]*$`)
 	seen := map[string]bool{}
 	for _, f := range metrics.Families() {

@@ -1,0 +1,210 @@
+package cmd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/admin"
+)
+
+// adminClient is how a command finds a node and talks to it.
+type adminClient struct {
+	Server  string `env:"GATEHOUSE_SERVER" help:"The node's admin address, HOST:PORT or a URL. Default: that of the node's config, else 127.0.0.1:9901." placeholder:"ADDRESS"`
+	Token   string `env:"GATEHOUSE_TOKEN" help:"The node's admin token. Default: what is in DATA_DIR/admin.token." placeholder:"TOKEN"`
+	DataDir string `help:"The node's data folder. Default: that of the node's config, else ./data." placeholder:"DATA_DIR"`
+	Output  string `short:"o" enum:"text,json" default:"text" help:"text for people, json for programs."`
+
+	publishes bool // the command's --config is what it publishes
+}
+
+const (
+	clientTimeout = 10 * time.Second
+	// maxAnswer bounds what a node may answer: about a KiB for each endpoint, or
+	// a config in base64.
+	maxAnswer = 256 << 20
+)
+
+// complete finds what was not given; node is the node's config, if there is one.
+func (c *adminClient) complete(env *environment, node string) error {
+	if node != "" {
+		cfg, _, err := loadConfig([]string{node}, env.plugins)
+		if err != nil {
+			return &usageError{err}
+		}
+		if c.DataDir == "" {
+			c.DataDir = cfg.Node.DataDir
+		}
+		if c.Server == "" {
+			if cfg.Node.Admin.Address == "off" {
+				return &usageError{fmt.Errorf("gatehouse: the node of %s has no admin address (node.admin.address is off)", node)}
+			}
+			c.Server = reachable(cfg.Node.Admin.Address)
+		}
+	}
+	if c.DataDir == "" {
+		c.DataDir = "data"
+	}
+	if c.Server == "" {
+		c.Server = "127.0.0.1:9901"
+	}
+	if !strings.Contains(c.Server, "://") {
+		c.Server = "http://" + c.Server
+	}
+	if u, err := url.Parse(c.Server); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return &usageError{fmt.Errorf("gatehouse: --server %q: must be HOST:PORT or a URL", c.Server)}
+	}
+	if c.Token != "" {
+		return nil
+	}
+	path := filepath.Join(c.DataDir, "admin.token")
+	token, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("no admin token: %w; name the node's data folder with --data-dir, its config with %s, or give --token", err, c.nodeFlag())
+	}
+	c.Token = strings.TrimSpace(string(token))
+	return nil
+}
+
+// nodeFlag is the flag that names the node's config: files to publish have the
+// other name.
+func (c *adminClient) nodeFlag() string {
+	if c.publishes {
+		return "--node"
+	}
+	return "--config"
+}
+
+// reachable is an address to connect to for one to listen on.
+func reachable(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// call is one request to a node.
+type call struct {
+	method, path string
+	body         []byte
+	ifMatch      string
+	timeout      time.Duration // 0: clientTimeout
+}
+
+// refusedError is a node's answer that says no.
+type refusedError struct{ admin.Problem }
+
+// Error implements error: one line for each place that is wrong.
+func (e *refusedError) Error() string {
+	if len(e.Problems) == 0 {
+		return visible(e.Detail)
+	}
+	var b strings.Builder
+	for i, p := range e.Problems {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		if p.File != "" {
+			fmt.Fprintf(&b, "%s:", p.File)
+		}
+		if p.Line > 0 {
+			fmt.Fprintf(&b, "%d:%d:", p.Line, p.Column)
+		}
+		if b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		if p.Path != "" {
+			fmt.Fprintf(&b, "%s: ", p.Path)
+		}
+		b.WriteString(p.Message)
+	}
+	return b.String()
+}
+
+// do asks a node. The error is a *refusedError if the node says no.
+func (c *adminClient) do(q call) ([]byte, error) {
+	if q.timeout == 0 {
+		q.timeout = clientTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), q.timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, q.method, strings.TrimSuffix(c.Server, "/")+q.path, bytes.NewReader(q.body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+c.Token)
+	if q.ifMatch != "" {
+		req.Header.Set("If-Match", q.ifMatch)
+	}
+	if len(q.body) > 0 {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	client := &http.Client{
+		// The token is for this address only.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	defer client.CloseIdleConnections()
+	resp, err := client.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // its text repeats the address
+		}
+		return nil, fmt.Errorf("the node cannot be reached at %s: %w", c.Server, err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // what was sent has been answered
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized:
+		return nil, fmt.Errorf("%s does not accept the token: it belongs to another node, or the node's data folder was replaced", c.Server)
+	case resp.Header.Get("Content-Type") == "application/problem+json":
+		e := new(refusedError)
+		if err := json.Unmarshal(body, &e.Problem); err == nil {
+			return nil, e
+		}
+		fallthrough
+	case resp.StatusCode/100 != 2:
+		return nil, fmt.Errorf("%s answers %s: is that a node's admin address?", c.Server, resp.Status)
+	case err != nil:
+		return nil, fmt.Errorf("the node's answer: %w", err)
+	}
+	return body, nil
+}
+
+// get reads JSON into out.
+func (c *adminClient) get(path string, out any) error {
+	return c.ask(call{method: http.MethodGet, path: path}, out)
+}
+
+// ask is do for an answer in JSON.
+func (c *adminClient) ask(q call, out any) error {
+	body, err := c.do(q)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, out); err != nil {
+		return fmt.Errorf("%s answers something that is not understood here: %w", c.Server, err)
+	}
+	return nil
+}
+
+// json prints for programs.
+func (env *environment) json(v any) error {
+	enc := json.NewEncoder(env.out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

@@ -1,0 +1,264 @@
+package cmd
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/control/fleet"
+	"github.com/gatehouse-proxy/gatehouse/control/store"
+	"github.com/gatehouse-proxy/gatehouse/control/store/redis/redistest"
+)
+
+// fleetNode is a node whose config comes from a store.
+type fleetNode struct {
+	*node
+	t    *testing.T
+	dir  string
+	path string
+	log  *logbook
+	args []string // that make a command talk to it
+}
+
+const ofStore = `
+node:
+  name: NAME
+  zone: z1
+  data_dir: DIR/data
+  admin: { address: "127.0.0.1:0" }
+  access_log: { path: "off" }
+  config: store
+`
+
+// newFleetNode starts a node; more is the rest of its node section.
+func newFleetNode(t *testing.T, dir, name, more string) *fleetNode {
+	t.Helper()
+	path := filepath.Join(dir, "node.yaml")
+	text := strings.NewReplacer("NAME", name, "DIR", dir).Replace(ofStore + more)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, src, err := loadConfig([]string{path}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &fleetNode{t: t, dir: dir, path: path, log: &logbook{}}
+	n.node, err = newNode(context.Background(), nodeSettings{version: "v0", config: cfg, source: src, log: n.log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.args = []string{"--server", n.admin.Addr().String(), "--data-dir", filepath.Join(dir, "data")}
+	t.Cleanup(n.end)
+	return n
+}
+
+// end stops the node; twice is allowed.
+func (n *fleetNode) end() {
+	if n.node != nil {
+		if err := n.close(context.Background()); err != nil {
+			n.t.Error(err)
+		}
+		n.node = nil
+	}
+}
+
+func (n *fleetNode) run(args ...string) result {
+	n.t.Helper()
+	return run(n.t, "", append(args, n.args...)...)
+}
+
+// apply publishes a config and wants it to go well.
+func (n *fleetNode) apply(text string) {
+	n.t.Helper()
+	if r := n.run("apply", "-c", file(n.t, text), "-m", "a test", "--author", "ann"); r.code != 0 {
+		n.t.Fatalf("apply: code %d\n%s%s", r.code, r.out, r.err)
+	}
+}
+
+func (n *fleetNode) says(want string) {
+	n.t.Helper()
+	eventually(n.t, "the node "+n.config.Node.Name+" says "+want, func() string {
+		a := n.gateway.Addresses()["web"]
+		if a == nil {
+			return "it has no listener"
+		}
+		if _, got := get(n.t, a, "/"); got != want {
+			return "it says " + got
+		}
+		return ""
+	})
+}
+
+// eventually waits until ok says nothing more.
+func eventually(t *testing.T, what string, ok func() string) {
+	t.Helper()
+	var why string
+	for range 400 {
+		if why = ok(); why == "" {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatalf("%s: %s", what, why)
+}
+
+func shared(body string) string {
+	return fmt.Sprintf("listeners: { web: { address: \"127.0.0.1:0\" } }\nroutes: { r: { respond: { body: %q } } }\n", body)
+}
+
+func TestOneNodePublishesToItself(t *testing.T) {
+	n := newFleetNode(t, t.TempDir(), "n1", "")
+	if err := n.loop.Ready(); err == nil {
+		t.Error("a node without a config is ready")
+	}
+	if r := n.run("status"); r.code != 1 || !strings.Contains(r.out, "config: none is live yet") || !strings.Contains(r.out, "revision     none") {
+		t.Errorf("code %d\n%s%s", r.code, r.out, r.err)
+	}
+	n.apply(shared("one"))
+	n.says("one")
+	r := n.run("status")
+	for _, want := range []string{"revision     1 by ann", ": a test\n", "store        answers", "key          ed25519:", "n1    control  z1    v0       1 ", "All is well."} {
+		if r.code != 0 || !strings.Contains(r.out, want) {
+			t.Errorf("code %d, %q is not in\n%s%s", r.code, want, r.out, r.err)
+		}
+	}
+	var s status
+	if r = n.run("status", "-o", "json"); json.Unmarshal([]byte(r.out), &s) != nil || len(s.Nodes) != 1 || s.Fleet.Revision != 1 {
+		t.Errorf("code %d: %s", r.code, r.out)
+	}
+
+	// What would change is told before it does.
+	two := strings.Replace(shared("two"), "routes: {", "upstreams: { app: { endpoints: [\"127.0.0.1:1\"] } }\nroutes: { more: { match: { path: /x }, backends: [{ upstream: app }] },", 1)
+	r = n.run("plan", "-c", file(t, two))
+	for _, want := range []string{"compared with revision 1\n", "  + upstreams.app\n", "  + routes.more\n", "  ~ routes.r\n", "--- a/gatehouse.yaml\n", "-routes: { r: { respond: { body: \"one\" } } }\n"} {
+		if r.code != 0 || !strings.Contains(r.out, want) {
+			t.Errorf("code %d, %q is not in\n%s%s", r.code, want, r.out, r.err)
+		}
+	}
+	n.says("one")
+	n.apply(two)
+	n.says("two")
+	if r = n.run("plan", "-c", file(t, two)); r.code != 0 || r.out != "compared with revision 2\nnothing would change\n" {
+		t.Errorf("code %d: %s%s", r.code, r.out, r.err)
+	}
+	if r = n.run("diff", "2", "1"); r.code != 0 || !strings.Contains(r.out, "+routes: { r: { respond: { body: \"one\" } } }\n") {
+		t.Errorf("code %d: %s%s", r.code, r.out, r.err)
+	}
+	if r = n.run("rollback", "1", "-m", "two was bad"); r.code != 0 || !strings.Contains(r.out, "published as revision 3\nlive on n1\n") {
+		t.Errorf("code %d: %s%s", r.code, r.out, r.err)
+	}
+	n.says("one")
+	r = n.run("history")
+	if lines := strings.Split(r.out, "\n"); r.code != 0 || len(lines) != 5 || !strings.HasPrefix(lines[1], "3 ") || !strings.HasSuffix(lines[1], "two was bad") || !strings.Contains(lines[3], "  ann ") {
+		t.Errorf("code %d:\n%s%s", r.code, r.out, r.err)
+	}
+	var list []store.Revision
+	if r = n.run("history", "-o", "json", "-n", "1", "--before", "3"); json.Unmarshal([]byte(r.out), &list) != nil || len(list) != 1 || list[0].Number != 2 {
+		t.Errorf("code %d:\n%s%s", r.code, r.out, r.err)
+	}
+	if r = n.run("show", "1"); r.code != 0 || !strings.HasPrefix(r.out, "# revision 1 by ann at ") || !strings.HasSuffix(r.out, "# gatehouse.yaml\n"+shared("one")) {
+		t.Errorf("code %d:\n%s%s", r.code, r.out, r.err)
+	}
+	if r = n.run("show", "9"); r.code != 1 || r.err != "gatehouse: revision 9: there is no such revision\n" {
+		t.Errorf("code %d:\n%s%s", r.code, r.out, r.err)
+	}
+}
+
+func TestAnInvalidConfigIsNotPublished(t *testing.T) {
+	n := newFleetNode(t, t.TempDir(), "n1", "")
+	n.apply(shared("one"))
+	for text, want := range map[string]string{
+		"listeners: { web: { adress: \":80\" } }\n":                                            "gatehouse.yaml:1:21: listeners.web.adress",
+		"node: { name: x }\n" + shared("x"):                                                    "gatehouse.yaml:1:1: node: must not be in a config for several nodes",
+		"routes: {}\n":                                                                         "gatehouse.yaml: listeners: there is none",
+		shared("x") + "plugins: [{ jwt: { jwks_file: missing.json, audiences: [a] } }]\n":      "missing.json",
+		shared("x") + "waf: { policies: { off: { mode: off, rules: \"SecNonsense\" } } }\n":     "waf.policies.off",
+		shared("x") + "consumers: { ann: { basic_auth: { password_hash: \"file:none\" } } }\n": "gatehouse.yaml:3:",
+	} {
+		path := file(t, text)
+		for _, args := range [][]string{{"plan", "-c", path}, {"apply", "-c", path, "-m", "x"}} {
+			if r := n.run(args...); r.code != 2 || !strings.Contains(r.err, want) || r.out != "" {
+				t.Errorf("%v: code %d, %q %q; want %q", args[0], r.code, r.out, r.err, want)
+			}
+		}
+	}
+	if r := n.run("apply", "-c", file(t, shared("x")), "-m", " "); r.code != 2 || !strings.Contains(r.err, "has to say why") {
+		t.Errorf("code %d: %s%s", r.code, r.out, r.err)
+	}
+	if r := n.run("history", "-o", "json"); strings.Count(r.out, `"number"`) != 1 {
+		t.Errorf("something was published:\n%s", r.out)
+	}
+	n.says("one")
+}
+
+func TestAFleetRunsOneConfigAndRefusesItTogether(t *testing.T) {
+	server := redistest.Start(t)
+	where := fmt.Sprintf("  store: { redis: { addresses: [%q] } }\n", server.Address)
+	a := newFleetNode(t, t.TempDir(), "a", where)
+	b := newFleetNode(t, t.TempDir(), "b", where+fmt.Sprintf("  control: { enabled: false, trusted_keys: [%q] }\n", a.fleet.key))
+	c := newFleetNode(t, t.TempDir(), "c", where+fmt.Sprintf("  control: { trusted_keys: [%q] }\n", a.fleet.key))
+	a.apply(shared("one"))
+	for _, n := range []*fleetNode{a, b, c} {
+		n.says("one")
+	}
+	if r := b.run("apply", "-c", file(t, shared("two")), "-m", "x"); r.code != 1 || !strings.Contains(r.err, "no control role") {
+		t.Errorf("code %d: %s%s", r.code, r.out, r.err)
+	}
+	if r := b.run("history"); r.code != 0 || !strings.Contains(r.out, "a test") {
+		t.Errorf("code %d: %s%s", r.code, r.out, r.err)
+	}
+
+	// A file that is on one node only: the others cannot build the config.
+	keys := `{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "1", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`
+	if err := os.WriteFile(filepath.Join(a.dir, "keys.json"), []byte(keys), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bad := shared("two") + "plugins: [{ jwt: { jwks_file: keys.json, audiences: [x] } }]\n"
+	r := a.run("apply", "-c", file(t, bad), "-m", "with jwt")
+	if r.code != 1 || !strings.Contains(r.out, "published as revision 2\n") ||
+		!strings.Contains(r.err, "node b refused revision 2: gatehouse.yaml:3:") || !strings.Contains(r.err, "back to the config of revision 1, as revision 3") {
+		t.Errorf("code %d:\n%s%s", r.code, r.out, r.err)
+	}
+	for _, n := range []*fleetNode{a, b, c} {
+		eventually(t, n.config.Node.Name+" is back", func() string {
+			if s := n.fleet.follower.Status(); s.Revision != 3 || s.Error != "" {
+				return fmt.Sprintf("%+v", s)
+			}
+			return ""
+		})
+		n.says("one")
+	}
+	var list []store.Revision
+	if r = c.run("history", "-o", "json"); json.Unmarshal([]byte(r.out), &list) != nil || len(list) != 3 || !strings.HasPrefix(list[0].Message, "back to 1 because b refused: gatehouse.yaml:3:") && !strings.HasPrefix(list[0].Message, "back to 1 because c refused: ") {
+		t.Errorf("code %d:\n%s%s", r.code, r.out, r.err)
+	}
+	// Left published, it is live where it can be, and status says where not.
+	if r = a.run("apply", "-c", file(t, bad), "-m", "with jwt", "--no-rollback", "-o", "json"); r.code != 1 {
+		t.Errorf("code %d:\n%s%s", r.code, r.out, r.err)
+	}
+	var applied fleet.Applied
+	if err := json.Unmarshal([]byte(r.out), &applied); err != nil || applied.Rollback != 0 || len(applied.Outcome.Refused) != 2 || len(applied.Outcome.Running) != 1 {
+		t.Errorf("%v: %s", err, r.out)
+	}
+	b.says("one")
+	if r = a.run("status"); r.code != 1 || !strings.Contains(r.out, "node b: revision 4 refused ") {
+		t.Errorf("code %d:\n%s%s", r.code, r.out, r.err)
+	}
+	// Mended outside the config, it runs after a SIGHUP.
+	if err := os.WriteFile(filepath.Join(b.dir, "keys.json"), []byte(keys), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.reload("SIGHUP")
+	if s := b.fleet.follower.Status(); s.Revision != 4 || s.Error != "" {
+		t.Errorf("after the mending: %+v", s)
+	}
+	// A node that has left is not waited for.
+	c.end()
+	a.apply(shared("three"))
+	b.says("three")
+}

@@ -1,0 +1,328 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/control/revision"
+	"github.com/gatehouse-proxy/gatehouse/control/store"
+)
+
+// maxText bounds the author and the message of a revision in bytes.
+const maxText = 4 << 10
+
+// PublisherSettings are what a Publisher works with.
+type PublisherSettings struct {
+	Store store.Store
+	// Key signs; nil: this node has no control role and only tells.
+	Key      *revision.Key
+	Follower *Follower
+	// Parse reads and validates the files of a revision, as the Follower does.
+	Parse func(files []config.File) (*config.Config, *config.Source, error)
+	// Check builds all that a node would build, and starts nothing.
+	Check func(ctx context.Context, cfg *config.Config, src *config.Source) error
+	Log   *slog.Logger
+}
+
+// Publisher makes revisions. Its methods are safe for concurrent use.
+type Publisher struct {
+	s    PublisherSettings
+	ctx  context.Context // ends with Close
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+// NewPublisher returns a publisher, which has to be closed.
+func NewPublisher(s PublisherSettings) *Publisher {
+	p := &Publisher{s: s}
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	return p
+}
+
+// Close ends the waiting for nodes that is under way, and waits for its end.
+func (p *Publisher) Close() {
+	p.stop()
+	p.done.Wait()
+}
+
+// Draft is what is to be published.
+type Draft struct {
+	// Data is files as revision.Pack makes them.
+	Data []byte
+	// Author and Message say who does it, and why; Message must not be empty.
+	Author, Message string
+	// Expect is the number of the revision it was made from, if it is known: what
+	// somebody else has published since is not to be lost.
+	Expect *uint64
+}
+
+// StaleError says that a draft was not made from the newest revision.
+type StaleError struct{ Expected, Latest uint64 }
+
+// Error implements error.
+func (e *StaleError) Error() string {
+	return fmt.Sprintf("revision %d is the newest, not %d: look at what has changed, and apply again", e.Latest, e.Expected)
+}
+
+// ErrNoControl: the node cannot publish.
+var ErrNoControl = errors.New("this node has no control role (node.control.enabled): ask one that has")
+
+// DraftError says that a draft is no revision whatever the config says.
+type DraftError struct{ Why string }
+
+// Error implements error.
+func (e *DraftError) Error() string { return e.Why }
+
+// Publish checks a draft and publishes it. What is wrong with the config is of
+// type config.Problems where places can be named. Somebody else being faster is
+// a *StaleError or store.ErrConflict.
+func (p *Publisher) Publish(ctx context.Context, d Draft) (*store.Revision, error) {
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	if _, _, err := p.read(ctx, d.Data); err != nil {
+		return nil, err
+	}
+	n, err := p.latest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if d.Expect != nil && *d.Expect != n {
+		return nil, &StaleError{*d.Expect, n}
+	}
+	return p.append(ctx, n, d)
+}
+
+func (d *Draft) check() error {
+	for what, text := range map[string]string{"author": d.Author, "message": d.Message} {
+		if len(text) > maxText || !utf8.ValidString(text) {
+			return &DraftError{fmt.Sprintf("the %s must be text of at most %d bytes", what, maxText)}
+		}
+	}
+	if strings.TrimSpace(d.Message) == "" {
+		return &DraftError{"a message has to say why"}
+	}
+	if len(d.Data) > revision.MaxSize {
+		return &DraftError{fmt.Sprintf("a revision may have %d bytes, this one has %d", revision.MaxSize, len(d.Data))}
+	}
+	return nil
+}
+
+// read makes sure that a node could run data.
+func (p *Publisher) read(ctx context.Context, data []byte) (*config.Config, *config.Source, error) {
+	if p.s.Key == nil {
+		return nil, nil, ErrNoControl
+	}
+	files, err := revision.Unpack(data)
+	if err != nil {
+		return nil, nil, &DraftError{err.Error()}
+	}
+	cfg, src, err := p.s.Parse(files)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := p.s.Check(ctx, cfg, src); err != nil {
+		return nil, nil, err
+	}
+	return cfg, src, nil
+}
+
+// latest is the number to publish after. A store that has lost revisions gets
+// them back first: a lower number would run nowhere.
+func (p *Publisher) latest(ctx context.Context) (uint64, error) {
+	n, err := p.s.Store.Latest(ctx)
+	if err != nil || n >= p.s.Follower.kept.newest() {
+		return n, err
+	}
+	_ = p.s.Follower.Look(ctx) // restores; whether it could is seen below
+	if n, err = p.s.Store.Latest(ctx); err != nil {
+		return 0, err
+	}
+	if known := p.s.Follower.kept.newest(); n < known {
+		return 0, fmt.Errorf("the store has revision %d, but revision %d was published already: %s", n, known, p.s.Follower.Status().Error)
+	}
+	return n, nil
+}
+
+// append publishes the revision after n.
+func (p *Publisher) append(ctx context.Context, n uint64, d Draft) (*store.Revision, error) {
+	r := p.s.Key.New(n+1, d.Data, d.Author, d.Message, time.Now())
+	err := p.s.Store.Publish(ctx, r)
+	if err != nil && !errors.Is(err, store.ErrConflict) {
+		// It may have been published though the answer was lost.
+		if got, e := p.s.Store.Revision(ctx, r.Number); e == nil && string(got.Signature) == string(r.Signature) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.s.Log.Info("revision published", "revision", r.Number, "author", r.Author, "message", r.Message)
+	p.s.Follower.Poke()
+	return r, nil
+}
+
+// Refusal is a node that does not run a revision.
+type Refusal struct {
+	Node  string `json:"node"`
+	Error string `json:"error"`
+}
+
+// Outcome is what the live nodes made of a revision.
+type Outcome struct {
+	// Running are the nodes on which it, or a newer one, is live.
+	Running []string `json:"running"`
+	// Refused do not run it; Silent have said nothing yet.
+	Refused []Refusal `json:"refused,omitempty"`
+	Silent  []string  `json:"silent,omitempty"`
+}
+
+// outcome asks what every live node makes of revision n.
+func (p *Publisher) outcome(ctx context.Context, n uint64) (Outcome, error) {
+	var o Outcome
+	members, err := Members(ctx, p.s.Store)
+	if err != nil {
+		return o, err
+	}
+	for _, m := range members {
+		switch {
+		case m.Instance == "": // no node at all
+		case m.Revision >= n:
+			o.Running = append(o.Running, m.Node)
+		case m.Refused == n:
+			o.Refused = append(o.Refused, Refusal{m.Node, m.Error})
+		default:
+			o.Silent = append(o.Silent, m.Node)
+		}
+	}
+	self := p.s.Follower.s.Self.Node
+	if !slices.ContainsFunc(members, func(m Member) bool { return m.Node == self }) {
+		o.Silent = append(o.Silent, self)
+	}
+	return o, nil
+}
+
+// asking is how often nodes are looked at while they are waited for.
+const asking = 50 * time.Millisecond
+
+// wait waits until no live node is silent, or until ctx is done.
+func (p *Publisher) wait(ctx context.Context, n uint64) (o Outcome, err error) {
+	for {
+		now, e := p.outcome(ctx, n)
+		if e == nil {
+			o, err = now, nil
+			if len(o.Silent) == 0 {
+				return o, nil
+			}
+		} else if ctx.Err() == nil {
+			err = e
+		}
+		if ctx.Err() != nil {
+			return o, err
+		}
+		sleep(ctx, asking)
+	}
+}
+
+// Applied is what came of Apply.
+type Applied struct {
+	Revision *store.Revision `json:"revision"`
+	// Outcome is absent if nobody was waited for.
+	Outcome *Outcome `json:"outcome,omitempty"`
+	// BackTo is the revision whose config was published again since a node refused
+	// the new one, and Rollback the number it got.
+	BackTo   uint64 `json:"back_to,omitempty"`
+	Rollback uint64 `json:"rollback,omitempty"`
+	// Error is why nodes could not be waited for, or no rollback was possible.
+	Error string `json:"error,omitempty"`
+}
+
+// Apply publishes and, with a wait above 0, waits that long for every live node
+// to run the revision or to refuse it. If one refuses and rollback is true, the
+// config before it is published again. The error is Publish's; all that comes
+// later is in the result. A caller that goes away does not stop it.
+func (p *Publisher) Apply(ctx context.Context, d Draft, wait time.Duration, rollback bool) (*Applied, error) {
+	p.done.Add(1)
+	defer p.done.Done()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
+	r, err := p.Publish(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	a := &Applied{Revision: r}
+	if wait <= 0 {
+		return a, nil
+	}
+	waiting, stop := context.WithTimeout(ctx, wait)
+	defer stop()
+	o, err := p.wait(waiting, r.Number)
+	a.Outcome = &o
+	if err != nil {
+		a.Error = "what the nodes make of it is not known: " + err.Error()
+	}
+	if len(o.Refused) > 0 && rollback {
+		p.rollback(ctx, a)
+	}
+	return a, nil
+}
+
+// rollback publishes what was there before a revision that nodes refuse.
+func (p *Publisher) rollback(ctx context.Context, a *Applied) {
+	n, bad := a.Revision.Number, a.Outcome.Refused[0]
+	if n == 1 {
+		a.Error = "there is no earlier revision to go back to"
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	back, err := p.Revision(ctx, n-1)
+	if err == nil {
+		var r *store.Revision
+		first, _, _ := strings.Cut(bad.Error, "\n")
+		r, err = p.append(ctx, n, Draft{
+			Data: back.Data, Author: a.Revision.Author,
+			Message: cut(fmt.Sprintf("back to %d because %s refused: %.300s", n-1, bad.Node, first)),
+		})
+		if err == nil {
+			a.BackTo, a.Rollback = n-1, r.Number
+			return
+		}
+	}
+	if errors.Is(err, store.ErrConflict) {
+		err = errors.New("somebody has published another one since")
+	}
+	a.Error = fmt.Sprintf("it could not be taken back: %v", err)
+}
+
+// Revision returns a revision that can be trusted.
+func (p *Publisher) Revision(ctx context.Context, n uint64) (*store.Revision, error) {
+	r, err := p.s.Store.Revision(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.s.Follower.s.Trusted.Verify(r); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Latest is the store's newest number, 0 if there is none.
+func (p *Publisher) Latest(ctx context.Context) (uint64, error) { return p.s.Store.Latest(ctx) }
+
+// History lists revisions without their data; see store.Revisions.
+func (p *Publisher) History(ctx context.Context, before uint64, limit int) ([]store.Revision, error) {
+	return p.s.Store.History(ctx, before, limit)
+}
+
+// Members lists the live nodes.
+func (p *Publisher) Members(ctx context.Context) ([]Member, error) { return Members(ctx, p.s.Store) }

@@ -1,0 +1,70 @@
+package metrics
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Why a revision is not run.
+const (
+	RevisionUntrusted = iota
+	RevisionOld
+	RevisionMalformed
+	RevisionInvalid
+	revisionReasons
+)
+
+var revisionReasonNames = [revisionReasons]string{"untrusted", "old", "malformed", "invalid"}
+
+// Fleet tells about the config that a node shares with others. Its methods are
+// for concurrent use.
+type Fleet struct {
+	revision     atomic.Uint64
+	disk, up, on atomic.Bool
+	answered     atomic.Int64
+	refused      [revisionReasons]Counter
+	restored     Counter
+}
+
+// Follows makes the metrics appear: this node's config comes from a store.
+func (f *Fleet) Follows() { f.on.Store(true) }
+
+// Live notes which revision runs, and whether it is so far only known from disk.
+func (f *Fleet) Live(revision uint64, disk bool) {
+	f.revision.Store(revision)
+	f.disk.Store(disk)
+}
+
+// Asked notes whether the store has answered.
+func (f *Fleet) Asked(now time.Time, answered bool) {
+	f.up.Store(answered)
+	if answered {
+		f.answered.Store(now.UnixNano())
+	}
+}
+
+// Refused counts a revision that is not run, by one of the constants above.
+func (f *Fleet) Refused(reason int) { f.refused[reason].Inc() }
+
+// Restored counts a store that was given its revisions back.
+func (f *Fleet) Restored() { f.restored.Inc() }
+
+func (f *Fleet) collect(e *emit) {
+	if !f.on.Load() {
+		return
+	}
+	flag := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	e.gauge(fleetRevision, float64(f.revision.Load()))
+	e.gauge(fleetFromDisk, flag(f.disk.Load()))
+	e.gauge(fleetUp, flag(f.up.Load()))
+	e.gauge(fleetAnswered, float64(f.answered.Load())/1e9)
+	for i, name := range revisionReasonNames {
+		e.counter(fleetRefused, f.refused[i].Value(), name)
+	}
+	e.counter(fleetRestored, f.restored.Value())
+}
