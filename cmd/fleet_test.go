@@ -173,11 +173,11 @@ func TestAnInvalidConfigIsNotPublished(t *testing.T) {
 	n := newFleetNode(t, t.TempDir(), "n1", "")
 	n.apply(shared("one"))
 	for text, want := range map[string]string{
-		"listeners: { web: { adress: \":80\" } }\n":                                            "gatehouse.yaml:1:21: listeners.web.adress",
-		"node: { name: x }\n" + shared("x"):                                                    "gatehouse.yaml:1:1: node: must not be in a config for several nodes",
-		"routes: {}\n":                                                                         "gatehouse.yaml: listeners: there is none",
+		"listeners: { web: { adress: \":80\" } }\n": "gatehouse.yaml:1:21: listeners.web.adress",
+		"node: { name: x }\n" + shared("x"):         "gatehouse.yaml:1:1: node: must not be in a config for several nodes",
+		"routes: {}\n":                              "gatehouse.yaml: listeners: there is none",
 		shared("x") + "plugins: [{ jwt: { jwks_file: missing.json, audiences: [a] } }]\n":      "missing.json",
-		shared("x") + "waf: { policies: { off: { mode: off, rules: \"SecNonsense\" } } }\n":     "waf.policies.off",
+		shared("x") + "waf: { policies: { off: { mode: off, rules: \"SecNonsense\" } } }\n":    "waf.policies.off",
 		shared("x") + "consumers: { ann: { basic_auth: { password_hash: \"file:none\" } } }\n": "gatehouse.yaml:3:",
 	} {
 		path := file(t, text)
