@@ -1,10 +1,12 @@
 package config
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
+	"github.com/gatehouse-proxy/gatehouse/config/strict"
 	"github.com/gatehouse-proxy/gatehouse/config/unit"
 )
 
@@ -42,7 +44,7 @@ func (v *validator) listenerProtocol(l *Listener, p *problem.List) {
 		key := problem.Join("sni", name)
 		host := strings.TrimPrefix(name, "*.")
 		p.Check(isHostname(host) && host == strings.ToLower(host), key, "must be a host name in lower case, or *. and one")
-		v.streams(s.Backends, &at{made: p.Under(key)}, l.Protocol)
+		v.streams(s.Backends, &at{made: p.Under(key)}, tls)
 	}
 	if l.Protocol != http {
 		v.streams(l.Backends, a, l.Protocol)
@@ -67,11 +69,23 @@ func (v *validator) listenerProtocol(l *Listener, p *problem.List) {
 	p.Check(l.UDP == nil || l.Protocol == udp, "udp", "is for protocol udp")
 }
 
-// notHTTP notes keys that only http knows.
+// notHTTP notes keys that only http knows, unless they have their defaults: a
+// printed config has them all.
 func notHTTP(l *Listener, p *problem.List) {
 	const only = "is only for protocol http"
 	p.Check(l.RedirectToHTTPS == nil, "redirect_to_https", only)
 	p.Check(len(l.TrustedProxies) == 0, "trusted_proxies", only)
+	var usual Listener
+	_ = strict.Unmarshal([]byte("{}"), &usual) // its address is missing, and of no interest
+	p.Check(l.ClientAddressFrom == usual.ClientAddressFrom, "client_address_from", only)
+	p.Check(l.HTTP2 == usual.HTTP2, "http2", only)
+	p.Check(l.Limits == usual.Limits, "limits", only)
+	p.Check(l.Path == usual.Path, "path", only)
+	p.Check(l.Timeouts.Head == usual.Timeouts.Head || l.Protocol == tls, "timeouts.head", "is only for protocol http or tls")
+	p.Check(l.Timeouts.Body == usual.Timeouts.Body, "timeouts.body", only)
+	p.Check(l.Timeouts.Write == usual.Timeouts.Write, "timeouts.write", only)
+	p.Check(l.TLS == nil || slices.Equal(l.TLS.ALPN, []string{"h2", "http/1.1"}), "tls.alpn",
+		"is only for protocol http: what is spoken inside is not known here, and no protocol is chosen")
 }
 
 // streams checks backends of connections that are passed on.
@@ -88,6 +102,9 @@ func (v *validator) streams(list []Backend, a *at, protocol string) {
 		}
 		if u.LoadBalancer.Sticky != nil {
 			a.p().Add(key, "%q is sticky by cookie, and connections have none; use ring_hash or maglev on client_ip", b.Upstream)
+		}
+		if protocol == tls && u.TLS != nil {
+			a.p().Add(key, "%q is spoken to over TLS (tls), and what is passed on unopened is TLS already; make another upstream", b.Upstream)
 		}
 		if protocol != udp {
 			continue

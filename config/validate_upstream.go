@@ -62,6 +62,11 @@ func checkHealth(h *HealthCheck, p *problem.List) {
 		}
 		checkStatuses(p, "expect", h.Expect)
 	}
+	if h.Type != "http" { // what is as by default may have been printed
+		p.Check(h.Path == "/", "path", "is only used by http, and type is %s", h.Type)
+		p.Check(h.Expect == "200-299", "expect", "is only used by http, and type is %s", h.Type)
+	}
+	p.Check(h.Host == "" || h.Type != "tcp", "host", "is not used by tcp, which says nothing")
 	p.Check(h.Service == "" || h.Type == "grpc", "service", "is only used by grpc, and type is %s", h.Type)
 	if h.Host != "" {
 		host, _, why := splitAddress(h.Host)

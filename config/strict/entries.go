@@ -98,14 +98,14 @@ func isNull(n *yaml.Node) bool {
 	return n.Kind == yaml.ScalarNode && n.Tag == "!!null"
 }
 
-// isEmpty is true for "", {} and [].
+// isEmpty is true for "", {}, [] and nothing at all.
 func isEmpty(n *yaml.Node) bool {
 	if n.Kind == yaml.AliasNode && n.Alias != nil {
 		n = n.Alias
 	}
 	switch n.Kind {
 	case yaml.ScalarNode:
-		return n.Value == "" && n.Tag == "!!str"
+		return n.Value == "" && n.Tag == "!!str" || isNull(n)
 	case yaml.MappingNode, yaml.SequenceNode:
 		return len(n.Content) == 0
 	}

@@ -205,9 +205,11 @@ func badNumber(err error, text string) string {
 	return fmt.Sprintf("must be a whole number in decimal digits, got %q", text)
 }
 
-// setPrefix reads a CIDR; a bare address stands for itself alone.
+// setPrefix reads a CIDR; a bare address stands for itself alone. IPv4 written
+// as IPv6 becomes IPv4: clients' addresses do, and would not be found in it.
 func setPrefix(text string, out *netip.Prefix) string {
 	if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+		a = a.Unmap()
 		*out = netip.PrefixFrom(a, a.BitLen())
 		return ""
 	}
@@ -217,6 +219,9 @@ func setPrefix(text string, out *netip.Prefix) string {
 	}
 	if p.Masked() != p {
 		return fmt.Sprintf("has bits set after /%d; write %s, got %q", p.Bits(), p.Masked(), text)
+	}
+	if a := p.Addr(); a.Is4In6() { // and so all bits up to /96 are given
+		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
 	}
 	*out = p
 	return ""

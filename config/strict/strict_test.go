@@ -116,6 +116,9 @@ func TestDecodeGood(t *testing.T) {
 		s.Nets = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("::1/128")}
 		s.IP = netip.MustParseAddr("::1")
 	})
+	f("IPv4 written as IPv6", "nets: ['::ffff:10.0.0.0/104', '::ffff:192.0.2.1', '::ffff:0:0/96']", func(s *sample) {
+		s.Nets = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("0.0.0.0/0")}
+	})
 	f("number keys", "codes: {404: a, 500: b}\nmap: {404: a}", func(s *sample) {
 		s.Codes, s.Map = map[int]string{404: "a", 500: "b"}, map[string]string{"404": "a"}
 	})

@@ -67,13 +67,23 @@ func (n *Node) NewSource(s Settings) *Source {
 	return c
 }
 
+// Check makes sure that the file of authorities can be used. It touches nothing
+// of the node's.
+func (s *Source) Check() error {
+	if s.s.CAFile == "" {
+		return nil
+	}
+	if _, err := readPool(s.s.CAFile); err != nil {
+		return fmt.Errorf("ca_file: %w", err)
+	}
+	return nil
+}
+
 // Load reads what is stored; the node's store must be open. A certificate that
 // fits the settings less than fully is used until there is a better one.
 func (s *Source) Load(ctx context.Context) error {
-	if s.s.CAFile != "" {
-		if _, err := readPool(s.s.CAFile); err != nil {
-			return fmt.Errorf("ca_file: %w", err)
-		}
+	if err := s.Check(); err != nil {
+		return err
 	}
 	st, err := s.node.opened()
 	if err != nil {

@@ -75,9 +75,11 @@ func TestACMEWorkersFollowTheConfig(t *testing.T) {
 	if other := next("a.test, c.test", "", "3"); other == first {
 		t.Error("another wish is ordered by the old worker")
 	}
-	if _, err := build(compile.AllOrNothing, "d.test", ", private: { acme: { hosts: [e.test], accept_terms: true, ca_file: gone.pem } }", "4"); err == nil ||
-		!strings.Contains(err.Error(), "certificates.private.acme: ca_file: ") {
-		t.Errorf("a missing file of authorities: %v", err)
+	for _, mode := range []compile.Mode{compile.AllOrNothing, compile.DryRun} {
+		if _, err := build(mode, "d.test", ", private: { acme: { hosts: [e.test], accept_terms: true, ca_file: gone.pem } }", "4"); err == nil ||
+			!strings.Contains(err.Error(), "certificates.private.acme: ca_file: ") {
+			t.Errorf("a missing file of authorities: %v", err)
+		}
 	}
 	prev.Release()
 	<-prev.Retired()
