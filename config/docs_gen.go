@@ -63,7 +63,7 @@ var docs = map[string]string{
 	"config.ConsumerCertificates":                 "What a consumer's client certificates are known by; any one is enough. Listeners verify the certificates themselves.",
 	"config.ConsumerCertificates.Fingerprints":    "SHA-256 of the certificate: \"sha256:HEX\".",
 	"config.ConsumerCertificates.SPIFFEIDs":       "SPIFFE IDs: \"spiffe://example.internal/ns/default/sa/billing\".",
-	"config.ConsumerCertificates.Subjects":        "Distinguished names in the form of RFC 2253: \"CN=billing,O=Example\".",
+	"config.ConsumerCertificates.Subjects":        "Distinguished names in the form of RFC 2253: \"CN=billing,O=Example\", as the access log shows them (client_subject) and openssl x509 -in FILE -noout -subject -nameopt RFC2253.",
 	"config.Control":                              "The control role of a node whose config comes from the store.",
 	"config.Control.Enabled":                      "This node publishes revisions when gatehouse apply asks it to, and restores them to a store that has lost them.",
 	"config.Control.KeyFile":                      "The key that revisions are signed with, PKCS #8 PEM of an Ed25519 key, mode 0600; made on first use. Default: data_dir/control.key.",

@@ -27,7 +27,9 @@ type BasicCredential struct {
 // ConsumerCertificates are what a consumer's client certificates are known by;
 // any one is enough. Listeners verify the certificates themselves.
 type ConsumerCertificates struct {
-	// Distinguished names in the form of RFC 2253: "CN=billing,O=Example".
+	// Distinguished names in the form of RFC 2253: "CN=billing,O=Example", as the
+	// access log shows them (client_subject) and
+	// openssl x509 -in FILE -noout -subject -nameopt RFC2253.
 	Subjects []string `yaml:"subjects"`
 	// SPIFFE IDs: "spiffe://example.internal/ns/default/sa/billing".
 	SPIFFEIDs []string `yaml:"spiffe_ids"`

@@ -59,7 +59,7 @@ func (o owners) check(c ConsumerCertificates, consumer string, p *problem.List) 
 		valid  func(string) bool
 		want   string
 	}{
-		{"subjects", c.Subjects, func(s string) bool { return strings.Contains(s, "=") }, `must be a distinguished name such as "CN=billing,O=Example"`},
+		{"subjects", c.Subjects, distinguishedName.MatchString, wantSubject},
 		{"spiffe_ids", c.SPIFFEIDs, func(s string) bool { return spiffeID.MatchString(s) }, "must be spiffe://TRUST-DOMAIN/PATH"},
 		{"fingerprints", c.Fingerprints, apiKey.MatchString, "must be sha256: and 64 hexadecimal digits in lower case, the SHA-256 of the certificate"},
 	} {
@@ -76,6 +76,17 @@ func (o owners) check(c ConsumerCertificates, consumer string, p *problem.List) 
 		}
 	}
 }
+
+// wantSubject names the order too, which no syntax shows: openssl's own is the
+// other way round, with blanks.
+const wantSubject = `must be a distinguished name as RFC 2253 writes it, such as "CN=billing,O=Example" ` +
+	`(openssl x509 -in FILE -noout -subject -nameopt RFC2253)`
+
+// distinguishedName is the syntax of RFC 2253, 2, as certificates' subjects are
+// written for comparison: no blanks around "," and "=", no "/".
+var distinguishedName = regexp.MustCompile(`^` + attributeValue + `(?:[,+]` + attributeValue + `)*$`)
+
+const attributeValue = `[A-Za-z0-9.]+=(?:(?:\\.|[^\\,+"<>; ])(?:\\.|[^\\,+"<>;])*)?`
 
 // spiffeID is the syntax of the SPIFFE ID specification, 2.
 var spiffeID = regexp.MustCompile(`^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)

@@ -73,7 +73,7 @@ func checkHealth(h *HealthCheck, p *problem.List) {
 		ok := isHostname(h.Host) || isAddress(h.Host) || why == "" && host != ""
 		p.Check(ok, "host", "must be a host or HOST:PORT, got %q", h.Host)
 	}
-	p.Check(h.Timeout <= h.Interval, "timeout", "must be at most interval (%s), got %s", h.Interval, h.Timeout)
+	p.Check(h.Timeout <= h.Interval, "timeout", "must be at most interval (%s), got %s; the default is 1s", h.Interval, h.Timeout)
 }
 
 // attributes are the parts of a request that may be hashed.

@@ -197,11 +197,13 @@ func (d *Decoder) structure(n *yaml.Node, v reflect.Value, ti *typeInfo) {
 		n = &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Line: n.Line, Column: n.Column}
 	}
 	if n.Kind != yaml.MappingNode {
-		want := "a map"
+		want, keys := "a map", ""
 		if ti.text {
 			want = "text or a map"
+		} else if n.Kind == yaml.ScalarNode && len(d.path) > 0 { // "tls: true"
+			keys = "; its keys: " + strings.Join(ti.names, ", ")
 		}
-		d.Add(n, "", "must be %s, got %s", want, Describe(n))
+		d.Add(n, "", "must be %s, got %s%s", want, Describe(n), keys)
 		return
 	}
 	seen := make([]bool, len(ti.fields))

@@ -170,7 +170,7 @@ func TestDecodeBad(t *testing.T) {
 		"2:8: count: must be a whole number, got a map",
 		"3:7: list: must be a list, got a map",
 		"4:6: map: must be a map, got a list",
-		"5:8: inner: must be a map, got the number 5",
+		"5:8: inner: must be a map, got the number 5; its keys: level, wait",
 		`6:9: places: must be a list, got "x"`,
 		"7:8: maybe: must be a map, got a list",
 		"8:7: size: must be a size such as 8MiB, got a list",
