@@ -5,7 +5,6 @@
 package batch
 
 import (
-	"bufio"
 	"net"
 	"os"
 	"runtime"
@@ -27,11 +26,10 @@ const (
 var longAgo = time.Unix(1, 0)
 
 // Conn is a connection whose Write does not wait for the kernel: an error shows
-// with a later call, and Close lets what was written go out first. It is for one
-// reader and any number of writers.
+// with a later call, and Close lets what was written go out first. It is for any
+// number of writers.
 type Conn struct {
 	net.Conn
-	reader *bufio.Reader // nil: reads are not buffered
 
 	mu      sync.Mutex // guards what follows
 	room    sync.Cond  // told when bytes have gone, or none will
@@ -44,27 +42,15 @@ type Conn struct {
 	failed  error         // of the first write that failed
 }
 
-// New makes nc such a connection; it must not be used otherwise any more. readBuffer
-// is how much is read at once, 0 for connections that have a buffer themselves.
-func New(nc net.Conn, readBuffer int) *Conn {
+// New makes nc such a connection; nobody else may write to it any more.
+func New(nc net.Conn) *Conn {
 	c := &Conn{Conn: nc}
-	if readBuffer > 0 {
-		c.reader = bufio.NewReaderSize(nc, readBuffer)
-	}
 	c.room.L = &c.mu
 	return c
 }
 
 // NetConn is the connection below.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
-
-// Read implements net.Conn.
-func (c *Conn) Read(p []byte) (int, error) {
-	if c.reader != nil {
-		return c.reader.Read(p)
-	}
-	return c.Conn.Read(p)
-}
 
 // refusal is why nothing can be written. c.mu is held.
 func (c *Conn) refusal() error {

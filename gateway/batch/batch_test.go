@@ -84,7 +84,7 @@ func write(t *testing.T, c *batch.Conn, p []byte) {
 func TestWhatIsWrittenDuringAWriteGoesOutTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
-		c := batch.New(w, 0)
+		c := batch.New(w)
 		var want []byte
 		for i := range 100 {
 			p := fmt.Appendf(nil, "frame %d;", i)
@@ -109,7 +109,7 @@ func TestWhatIsWrittenDuringAWriteGoesOutTogether(t *testing.T) {
 func TestNoMoreThan64KiBWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
-		c := batch.New(w, 0)
+		c := batch.New(w)
 		var written atomic.Int64
 		done := make(chan struct{})
 		go func() {
@@ -138,7 +138,7 @@ func TestNoMoreThan64KiBWait(t *testing.T) {
 func TestLargeWritesAreNotCopied(t *testing.T) {
 	w := newWire()
 	close(w.gate)
-	c := batch.New(w, 0)
+	c := batch.New(w)
 	big := bytes.Repeat([]byte("x"), 200<<10)
 	write(t, c, big)
 	if sizes, got := w.take(); len(sizes) != 1 || !bytes.Equal(got, big) {
@@ -151,7 +151,7 @@ func TestAFailureShowsWithTheNextWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
 		w.err = errors.New("broken pipe")
-		c := batch.New(w, 0)
+		c := batch.New(w)
 		write(t, c, []byte("lost"))
 		close(w.gate)
 		synctest.Wait()
@@ -174,7 +174,7 @@ func TestWritersThatWaitLearnOfAFailureAndOfTheEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWire()
-				c := batch.New(w, 0)
+				c := batch.New(w)
 				failed := make(chan error)
 				go func() {
 					for {
@@ -199,7 +199,7 @@ func TestWritersThatWaitLearnOfAFailureAndOfTheEnd(t *testing.T) {
 func TestCloseLetsWhatWasWrittenGoOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
-		c := batch.New(w, 0)
+		c := batch.New(w)
 		write(t, c, []byte("GOAWAY"))
 		synctest.Wait()
 		write(t, c, []byte(" and more"))
@@ -236,7 +236,7 @@ func TestDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
 		close(w.gate)
-		c := batch.New(w, 0)
+		c := batch.New(w)
 		// As net/http does it: a deadline around each write.
 		for range 3 {
 			if err := c.SetWriteDeadline(time.Now().Add(5 * time.Second)); err != nil {
@@ -281,7 +281,7 @@ func pipe(t testing.TB) (c *batch.Conn, other net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = other.Close() })
-	c = batch.New(nc, 4<<10)
+	c = batch.New(nc)
 	t.Cleanup(func() { _ = c.Close() })
 	return c, other
 }
@@ -328,22 +328,16 @@ func TestFramesOfManyWriters(t *testing.T) {
 	}
 }
 
-func TestReadsAreBuffered(t *testing.T) {
+func TestWritingAllocatesNothing(t *testing.T) {
 	c, other := pipe(t)
-	if _, err := other.Write([]byte("hello, world")); err != nil {
-		t.Fatal(err)
-	}
-	var got []byte
-	for len(got) < 12 {
-		var p [5]byte
-		n, err := c.Read(p[:])
-		if err != nil {
+	go func() { _, _ = io.Copy(io.Discard, other) }()
+	frame := make([]byte, 120)
+	if n := testing.AllocsPerRun(2000, func() {
+		if _, err := c.Write(frame); err != nil {
 			t.Fatal(err)
 		}
-		got = append(got, p[:n]...)
-	}
-	if string(got) != "hello, world" || c.NetConn() == nil {
-		t.Errorf("got %q", got)
+	}); n > 0 {
+		t.Errorf("%v allocations for a frame", n)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/batch"
 	"github.com/gatehouse-proxy/gatehouse/gateway/bridge"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
@@ -117,13 +118,23 @@ func (s *Server) Update(settings Settings) {
 // agreed on "h2", and returns at once.
 func (s *Server) ServeTLS(nc *tls.Conn, about *exchange.TLS) {
 	state := nc.ConnectionState()
-	s.serve(nc, about, &state)
+	// net/http takes it for plain text, since frames must be gathered above TLS:
+	// below they would be a record each. It clears the deadline with the preface.
+	if nc.SetReadDeadline(time.Now().Add(prefaceTime)) != nil {
+		_ = nc.Close() // closed already
+		return
+	}
+	s.serve(batch.New(nc), about, &state)
 }
+
+// prefaceTime is how long a client may take for the preface after the handshake
+// (net/http has the same).
+const prefaceTime = 10 * time.Second
 
 // ServePlain serves nc, which is the server's from now on, without TLS. early
 // are the bytes read from it already.
 func (s *Server) ServePlain(nc net.Conn, early []byte) {
-	s.serve(&plain{Conn: nc, early: early}, nil, nil)
+	s.serve(&plain{Conn: batch.New(nc), early: early}, nil, nil)
 }
 
 func (s *Server) serve(nc net.Conn, about *exchange.TLS, state *tls.ConnectionState) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/batch"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
@@ -102,7 +103,7 @@ func (p *Pool) connect() (*link, error) {
 		return nil, p.failed(err)
 	}
 	limitSilence(nc, userTimeout)
-	l := &link{pool: p, socket: newSocket(nc)}
+	l := &link{pool: p, socket: newSocket(batch.New(nc))}
 	l.socket.lost = func() { p.lost(l) }
 	p.open.Add(1)
 	l.client, err = p.client.NewClientConn(context.WithValue(ctx, socketKey{}, l.socket), "http", p.settings.Address)
