@@ -32,6 +32,8 @@ type Conn struct {
 	leaving bool
 	running map[quic.StreamID]struct{} // requests in Handler
 	rest    time.Time                  // since when there has been none
+	maxRest time.Duration              // how long that may be
+	idling  *time.Timer                // looks whether the rest has been long enough
 	// verdicts are on requests that have not come to ServeHTTP yet.
 	verdicts map[quic.StreamID]verdict
 
@@ -95,11 +97,15 @@ func (c *Conn) know() {
 }
 
 // begin takes over a connection that may be written to; its handshake may still
-// be waiting for the client.
-func (c *Conn) begin(q *quic.Conn, h *http3.Server) {
+// be waiting for the client. It ends after idle without a request: one whose
+// head is not there yet is none, however many streams have been opened for it.
+// quic-go's own timer stops at the first byte of the first one, so that a client
+// could keep connections and streams for ever by never saying the second.
+func (c *Conn) begin(q *quic.Conn, h *http3.Server, idle time.Duration) {
 	c.mu.Lock()
 	c.quic, c.http, c.rest = q, h, time.Now()
 	c.running = map[quic.StreamID]struct{}{}
+	c.maxRest, c.idling = idle, time.AfterFunc(idle, c.idled)
 	leaving := c.leaving
 	c.mu.Unlock()
 	if leaving {
@@ -131,6 +137,9 @@ func (c *Conn) shook() {
 func (c *Conn) over(cause error) {
 	c.mu.Lock()
 	c.ended = true
+	if c.idling != nil {
+		c.idling.Stop()
+	}
 	shaken := c.handshakeDone()
 	c.mu.Unlock()
 	c.shook()
@@ -218,6 +227,23 @@ func (c *Conn) idle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.running) == 0
+}
+
+// idled closes a connection that has had no request for long enough, or looks
+// again when it may have had none for that long.
+func (c *Conn) idled() {
+	c.mu.Lock()
+	over := false
+	if !c.ended && len(c.running) == 0 { // else it is set again with the last one's end
+		left := c.maxRest - time.Since(c.rest)
+		if over = left <= 0; !over {
+			c.idling.Reset(left)
+		}
+	}
+	c.mu.Unlock()
+	if over {
+		c.close()
+	}
 }
 
 // rested reports that there has been no request for d.

@@ -59,6 +59,9 @@ func (c *Conn) leaveStream(id quic.StreamID) {
 	c.mu.Lock()
 	delete(c.running, id)
 	c.rest = time.Now()
+	if len(c.running) == 0 && !c.ended {
+		c.idling.Reset(c.maxRest)
+	}
 	c.mu.Unlock()
 }
 

@@ -83,6 +83,36 @@ func TestIdleConnectionIsClosed(t *testing.T) {
 	}
 }
 
+// A stream whose head never comes is no request: it keeps no connection.
+func TestHeadsThatStopKeepNoConnection(t *testing.T) {
+	b := start(t, tell, func(b *bench, _ *tlsterm.Settings) { b.settings.IdleTimeout = 300 * time.Millisecond })
+	c := b.dial()
+	for range 20 {
+		c.open(false, []byte{1, 60, 0}) // a head of 60 bytes, of which one comes
+	}
+	s := c.open(true, headers(plain...))
+	if _, err := io.ReadAll(s); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-c.Context().Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the connection is still open")
+	}
+	eventually(t, "it is counted out", func() bool { return b.server.Stats().Open == 0 })
+}
+
+// A request that takes longer than a connection may be idle is not cut.
+func TestLongRequestsKeepTheirConnection(t *testing.T) {
+	b := start(t, func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(400 * time.Millisecond)
+		_, _ = io.WriteString(w, "finished")
+	}, func(b *bench, _ *tlsterm.Settings) { b.settings.IdleTimeout = 50 * time.Millisecond })
+	if _, body := b.get(b.client(), "/"); body != "finished" {
+		t.Errorf("got %q", body)
+	}
+}
+
 // slow answers after leave is closed.
 func slow(began chan<- struct{}, leave <-chan struct{}) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {

@@ -113,9 +113,8 @@ func (s *Server) serve(q *quic.Conn) {
 	h := &http3.Server{
 		Handler:        c,
 		MaxHeaderBytes: settings.maxFieldSection(),
-		IdleTimeout:    settings.idleTimeout(),
 	}
-	c.begin(q, h)
+	c.begin(q, h, settings.idleTimeout())
 	s.serving.Go(c.shake)
 	_ = h.ServeQUICConn(q) // over reports what ended it
 	_ = q.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
