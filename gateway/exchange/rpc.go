@@ -15,7 +15,9 @@ import (
 type RPC struct {
 	// Kind is the form of gRPC that whoever gets the reply speaks. The plugin
 	// grpc_web makes it Native for those behind it. A request of type
-	// application/grpc over HTTP/1 is no call: gRPC cannot be spoken there.
+	// application/grpc over HTTP/1 is no call: gRPC cannot be spoken there. Nor
+	// is anything but a POST: a refused call has status 200, which whoever sends
+	// a type along could otherwise have caches keep in the place of a page.
 	Kind grpc.Kind
 	// Deadline is when the caller's grpc-timeout is over; zero without one. It
 	// holds for the whole call, unlike Exchange.Deadline, which a route's
@@ -37,7 +39,7 @@ const longestCall = 365 * 24 * time.Hour
 func (e *Exchange) BeginRPC() *reason.Reason {
 	h := &e.Ctx.Request.Header
 	kind, _ := grpc.KindOf(h.ContentType())
-	if kind == grpc.None || kind == grpc.Native && strings.HasPrefix(e.Front.Protocol(), "HTTP/1") {
+	if kind == grpc.None || !h.IsPost() || kind == grpc.Native && strings.HasPrefix(e.Front.Protocol(), "HTTP/1") {
 		return nil
 	}
 	e.RPC.Kind = kind

@@ -22,6 +22,7 @@ func (s spoken) Protocol() string { return s.protocol }
 
 func began(protocol, contentType string, timeouts ...string) (*exchange.Exchange, *reason.Reason) {
 	ctx := new(fasthttp.RequestCtx)
+	ctx.Request.Header.SetMethod("POST")
 	ctx.Request.Header.SetContentType(contentType)
 	for _, v := range timeouts {
 		ctx.Request.Header.Add("Grpc-Timeout", v)
@@ -46,6 +47,21 @@ func TestWhatIsACall(t *testing.T) {
 	} {
 		if e, why := began(tc.protocol, tc.contentType); e.RPC.Kind != tc.want || why != nil {
 			t.Errorf("%s %s: got %v, %v", tc.protocol, tc.contentType, e.RPC.Kind, why)
+		}
+	}
+}
+
+// A refused call has status 200 and no body worth the name: caches must not be
+// made to keep that in the place of a page, by a type that a client adds.
+func TestOnlyAPostIsACall(t *testing.T) {
+	for _, method := range []string{"GET", "HEAD", "PUT", "OPTIONS"} {
+		ctx := new(fasthttp.RequestCtx)
+		ctx.Request.Header.SetMethod(method)
+		ctx.Request.Header.SetContentType("application/grpc-web")
+		ctx.Request.Header.Set("Grpc-Timeout", "rubbish")
+		e := exchange.Acquire(ctx, spoken{protocol: "HTTP/2.0"}, nil)
+		if why := e.BeginRPC(); why != nil || e.RPC.Kind != grpc.None {
+			t.Errorf("%s: %v, %v", method, e.RPC.Kind, why)
 		}
 	}
 }

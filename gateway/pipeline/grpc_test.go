@@ -42,7 +42,7 @@ func TestARefusedCallGetsAStatus(t *testing.T) {
 		if r.header("Grpc-Status") != string(grpc.AppendCode(nil, why.GRPC)) || r.header("Grpc-Message") != want {
 			t.Errorf("%s: %q %q, want %d %q", why.Name, r.header("Grpc-Status"), r.header("Grpc-Message"), why.GRPC, want)
 		}
-		if !known || code != why.GRPC || r.header("Retry-After") != "7" || r.header("Access-Control-Allow-Origin") != "*" {
+		if !known || code != why.GRPC || r.header("Retry-After") != "7" || r.header("Cache-Control") != "no-store" || r.header("Access-Control-Allow-Origin") != "*" {
 			t.Errorf("%s: noted %v %v; fields: %s", why.Name, code, known, &r.ctx.Response.Header)
 		}
 	}

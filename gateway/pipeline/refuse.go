@@ -63,12 +63,12 @@ func writeRefusal(ctx *fasthttp.RequestCtx, e *exchange.Exchange, f *reason.Refu
 	resp := &ctx.Response
 	resp.ResetBody()
 	resp.Header.Del(fasthttp.HeaderContentEncoding)
+	resp.Header.Set(fasthttp.HeaderCacheControl, "no-store")
 	if e.RPC.Kind != grpc.None {
 		refuseCall(ctx, e, f)
 		return
 	}
 	resp.SetStatusCode(f.Code())
-	resp.Header.Set(fasthttp.HeaderCacheControl, "no-store")
 	if prefersHTML(ctx.Request.Header.Peek(fasthttp.HeaderAccept)) {
 		resp.Header.SetContentType("text/html; charset=utf-8")
 		resp.SetBodyRaw(appendHTML(nil, f, e.RequestID))
