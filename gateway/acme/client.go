@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
 	"golang.org/x/crypto/acme"
 )
 
@@ -51,10 +51,13 @@ func (s *Source) dial(ctx context.Context, st *store) (c *acme.Client, done func
 	return c, transport.CloseIdleConnections, nil
 }
 
+// maxPool bounds a file of authorities: those of a whole system have 300 KiB.
+const maxPool = 1 << 20
+
 func readPool(path string) (*x509.CertPool, error) {
-	content, err := os.ReadFile(path)
+	content, err := filewatch.Read(path, maxPool)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%q: %w", path, err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(content) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -136,7 +137,7 @@ func (f *File) look() (changed bool, err error) {
 		info.ModTime().Equal(f.seen.ModTime()) && time.Since(info.ModTime()) > settle {
 		return false, nil
 	}
-	content, err := f.read()
+	content, err := Read(f.s.Path, f.s.Limit)
 	if err != nil {
 		return false, f.wrap(err)
 	}
@@ -152,15 +153,26 @@ func (f *File) look() (changed bool, err error) {
 	return true, nil
 }
 
-func (f *File) read() ([]byte, error) {
-	file, err := os.Open(f.s.Path)
+// Read returns the content of a regular file of at most limit bytes. Anything
+// else is refused before it is opened: a FIFO would hang its reader, who then
+// cannot be closed, and a device may never end.
+func Read(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("is not a regular file")
+	}
+	// It may have been replaced since: then opening it must not wait either.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close() //nolint:errcheck // nothing was written
-	content, err := io.ReadAll(io.LimitReader(file, f.s.Limit+1))
-	if err == nil && int64(len(content)) > f.s.Limit {
-		err = fmt.Errorf("has more than %d bytes", f.s.Limit)
+	content, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err == nil && int64(len(content)) > limit {
+		err = fmt.Errorf("has more than %d bytes", limit)
 	}
 	return content, err
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,6 +76,30 @@ func TestNewContentIsLoadedAndBadContentKept(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What is no file is never waited for: Close would wait as well.
+func TestWhatIsNoFileIsNotRead(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	loop := filepath.Join(dir, "loop")
+	if err := os.Symlink(loop, loop); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		path: "is not a regular file", dir: "is not a regular file", "/dev/zero": "is not a regular file",
+		loop: "too many levels of symbolic links",
+	} {
+		f := filewatch.New(filewatch.Settings{Path: path, Limit: 10, Every: time.Millisecond, Load: func([]byte) error { return nil }})
+		if err := f.Load(); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%s: got %v", path, err)
+		}
+		f.Start()
+		f.Close()
+	}
 }
 
 func TestCloseWithoutStart(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -198,7 +197,7 @@ func (c *Certificate) takeKey(content []byte) error {
 		return nil
 	}
 	// The other file may have been replaced as well and not been looked at yet.
-	if chain, err := os.ReadFile(c.s.CertFile); err == nil && len(chain) <= maxFile {
+	if chain, err := filewatch.Read(c.s.CertFile, maxFile); err == nil {
 		c.chain = chain
 	}
 	if err := c.pair(); err != nil {
@@ -217,7 +216,7 @@ func (c *Certificate) takeChain(content []byte) error {
 	if c.pair() == nil {
 		return nil
 	}
-	if key, err := os.ReadFile(c.s.KeyFile); err == nil && len(key) <= maxFile { // see takeKey
+	if key, err := filewatch.Read(c.s.KeyFile, maxFile); err == nil { // see takeKey
 		c.key = key
 	}
 	if err := c.pair(); err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/attribute"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
 	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 )
@@ -75,16 +75,9 @@ func load(c Page, dir string) (*page, error) {
 			if !filepath.IsAbs(path) {
 				path = filepath.Join(dir, path)
 			}
-			info, err := os.Stat(path)
-			if err == nil && info.Size() > longest {
-				err = fmt.Errorf("%s: has more than %d bytes", path, longest)
-			}
-			var b []byte
-			if err == nil {
-				b, err = os.ReadFile(path) //nolint:gosec // the operator's own file
-			}
+			b, err := filewatch.Read(path, longest)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", key, err)
+				return nil, fmt.Errorf("%s: %s: %w", key, path, err)
 			}
 			source = string(b)
 		}

@@ -10,13 +10,16 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
+
+// maxAuthorities bounds ca_file, in bytes; those of a whole system have 300 KiB.
+const maxAuthorities = 1 << 20
 
 // service is the one who is asked.
 type service struct {
@@ -58,9 +61,9 @@ func newService(c *Config, caFile string) (*service, error) {
 		DisableCompression:     true,
 	}
 	if caFile != "" {
-		pem, err := os.ReadFile(caFile)
+		pem, err := filewatch.Read(caFile, maxAuthorities)
 		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
+			return nil, fmt.Errorf("ca_file %q: %w", caFile, err)
 		}
 		t.TLSClientConfig.RootCAs = x509.NewCertPool()
 		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {

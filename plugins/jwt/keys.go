@@ -16,7 +16,9 @@ import (
 const (
 	// maxKeySet bounds a key set; the largest public ones have some 100 KiB.
 	maxKeySet = 1 << 20
-	maxKeys   = 200
+	// maxAuthorities bounds ca_file; those of a whole system have 300 KiB.
+	maxAuthorities = 1 << 20
+	maxKeys        = 200
 	// minRSA is the shortest modulus RFC 7518 3.3 allows.
 	minRSA = 2048
 )

@@ -12,11 +12,11 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -66,9 +66,9 @@ func newRemote(c *Config, caFile string, log *slog.Logger, keys *atomic.Pointer[
 		MaxResponseHeaderBytes: 64 << 10,
 	}
 	if caFile != "" {
-		pem, err := os.ReadFile(caFile)
+		pem, err := filewatch.Read(caFile, maxAuthorities)
 		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
+			return nil, fmt.Errorf("ca_file %q: %w", caFile, err)
 		}
 		t.TLSClientConfig.RootCAs = x509.NewCertPool()
 		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
