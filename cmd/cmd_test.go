@@ -11,6 +11,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -162,6 +164,52 @@ func TestExplain(t *testing.T) {
 		for _, w := range c.want {
 			if !strings.Contains(r.out, w) {
 				t.Errorf("%v: %q is not in\n%s", c.args, w, r.out)
+			}
+		}
+	}
+}
+
+func TestExplainFindsTheListener(t *testing.T) {
+	path := file(t, `
+certificates: { c: { cert_file: c.crt, key_file: c.key } }
+listeners:
+  db: { address: ":5432", protocol: tcp, backends: [{ upstream: app }] }
+  dns: { address: ":443", protocol: udp, backends: [{ upstream: app }] }
+  plain: { address: ":8080", redirect_to_https: { port: 8443 } }
+  secure:
+    address: ":8443"
+    tls: { certificates: [c] }
+    sni: { db.test: { backends: [{ upstream: app }] }, "*.pg.test": { backends: [{ upstream: app }] } }
+upstreams: { app: { endpoints: ["127.0.0.1:1"] } }
+routes: { all: { backends: [{ upstream: app }] } }
+`)
+	pair := tlstest.SelfSigned(t, tlstest.Request{Names: []string{"a.test"}})
+	for name, pem := range map[string][]byte{"c.crt": pair.Cert, "c.key": pair.Key} {
+		if err := os.WriteFile(filepath.Join(filepath.Dir(path), name), pem, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		url  string
+		want []string
+	}{
+		{"http://a.test:8080/x", []string{"listener   plain", "route      redirect_to_https of the listener", "action     redirect with 308 to https://a.test:8443\n"}},
+		{"http://a.test/x", []string{"listener   plain"}},
+		{"http://a.test:8080/a%2fb", []string{"listener   plain", "refused    400 ambiguous_path"}},
+		{"https://a.test:8443/x", []string{"listener   secure", "route      all"}},
+		{"https://a.test/x", []string{"listener   secure", "route      all"}},
+		{"https://pg.test/x", []string{"listener   secure", "route      all"}},
+		{"https://DB.test:8443/x", []string{"listener   secure", "name       db.test, in the TLS handshake: pass on to app (weight 1), unopened\n"}},
+		{"https://one.two.pg.test/", []string{"name       one.two.pg.test, in the TLS handshake: pass on to app"}},
+		{"http://a.test:5432/x", []string{"listener   db", "which speaks tcp and reads no requests"}},
+	} {
+		r := run(t, "", "explain", "-c", path, "GET", c.url)
+		if r.code != exitFine || r.err != "" {
+			t.Errorf("%s: code %d, %s", c.url, r.code, r.err)
+		}
+		for _, w := range c.want {
+			if !strings.Contains(r.out, w) {
+				t.Errorf("%s: %q is not in\n%s", c.url, w, r.out)
 			}
 		}
 	}

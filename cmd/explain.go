@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/url"
 	"slices"
 	"strings"
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/gateway"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
@@ -20,7 +22,7 @@ type explainCommand struct {
 	Method   string   `arg:"" help:"Method, such as GET."`
 	URL      string   `arg:"" help:"Address, such as http://api.example.com/v1/users?id=1."`
 	Header   []string `short:"H" sep:"none" help:"Header field, 'Name: value'; may be repeated." placeholder:"FIELD"`
-	Listener string   `help:"Listener the request enters by; default: the first by name that speaks HTTP." placeholder:"NAME"`
+	Listener string   `help:"Listener the request enters by; default: the one whose port and scheme the address has, else the first by name that speaks HTTP." placeholder:"NAME"`
 }
 
 // Run prints what the request would meet, in order.
@@ -29,7 +31,7 @@ func (x *explainCommand) Run(env *environment) error {
 	if err != nil {
 		return &usageError{err}
 	}
-	head, err := x.head()
+	u, head, err := x.head()
 	if err != nil {
 		return &usageError{fmt.Errorf("gatehouse: %w", err)}
 	}
@@ -37,26 +39,36 @@ func (x *explainCommand) Run(env *environment) error {
 	if err != nil {
 		return &usageError{err}
 	}
-	l, err := x.pick(result.Snapshot)
+	l, err := x.pick(result.Snapshot, u)
 	if err != nil {
 		return &usageError{fmt.Errorf("gatehouse: %w", err)}
 	}
-	if passed := result.Streams[l.Name]; l.Protocol != snapshot.HTTP {
+	passed := result.Streams[l.Name]
+	if l.Protocol != snapshot.HTTP {
 		x.printStreams(env, l, cfg.Listeners[l.Name].Protocol, passed)
 		return nil
 	}
+	fmt.Fprintf(env.out, "listener   %s (%s)\n", l.Name, l.Address)
+	if to := passedOn(passed, strings.ToLower(u.Hostname())); to != "" {
+		fmt.Fprintf(env.out, "name       %s, in the TLS handshake: %s, unopened\n", strings.ToLower(u.Hostname()), to)
+		return nil
+	}
 	e := gateway.Explain(l, head)
-	x.print(env, l, &e, result.Plans)
+	if r := cfg.Listeners[l.Name].RedirectToHTTPS; r != nil && e.Refused == "" {
+		x.printRedirect(env, &e, r)
+		return nil
+	}
+	x.print(env, &e, result.Plans)
 	return nil
 }
 
-func (x *explainCommand) head() (*fasthttp.RequestHeader, error) {
+func (x *explainCommand) head() (*url.URL, *fasthttp.RequestHeader, error) {
 	u, err := url.Parse(x.URL)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if u.Host == "" {
-		return nil, fmt.Errorf("%q: the address needs a host, as in http://api.example.com/path", x.URL)
+		return nil, nil, fmt.Errorf("%q: the address needs a host, as in http://api.example.com/path", x.URL)
 	}
 	// What url.Parse makes of the path is not what a client would send: take it as written.
 	_, rest, _ := strings.Cut(x.URL, "://")
@@ -74,14 +86,14 @@ func (x *explainCommand) head() (*fasthttp.RequestHeader, error) {
 	for _, f := range x.Header {
 		name, value, ok := strings.Cut(f, ":")
 		if !ok || strings.TrimSpace(name) == "" {
-			return nil, fmt.Errorf("-H %q: must be 'Name: value'", f)
+			return nil, nil, fmt.Errorf("-H %q: must be 'Name: value'", f)
 		}
 		h.Add(strings.TrimSpace(name), strings.TrimSpace(value))
 	}
-	return h, nil
+	return u, h, nil
 }
 
-func (x *explainCommand) pick(s *snapshot.Snapshot) (*snapshot.Listener, error) {
+func (x *explainCommand) pick(s *snapshot.Snapshot, u *url.URL) (*snapshot.Listener, error) {
 	var names []string
 	byName := map[string]*snapshot.Listener{}
 	for _, l := range s.Listeners {
@@ -93,12 +105,13 @@ func (x *explainCommand) pick(s *snapshot.Snapshot) (*snapshot.Listener, error) 
 		return nil, errors.New("this node's config comes from the store: give the files that are published")
 	}
 	if x.Listener == "" {
+		likely, most := byName[names[0]], -1
 		for _, n := range names {
-			if byName[n].Protocol == snapshot.HTTP {
-				return byName[n], nil
+			if points := likeliness(byName[n], u); points > most {
+				likely, most = byName[n], points
 			}
 		}
-		return byName[names[0]], nil
+		return likely, nil
 	}
 	if l := byName[x.Listener]; l != nil {
 		return l, nil
@@ -106,8 +119,52 @@ func (x *explainCommand) pick(s *snapshot.Snapshot) (*snapshot.Listener, error) 
 	return nil, fmt.Errorf("--listener %q is not defined; known: %s", x.Listener, strings.Join(names, ", "))
 }
 
-func (x *explainCommand) print(env *environment, l *snapshot.Listener, e *gateway.Explanation, plans map[string]compile.Plan) {
-	fmt.Fprintf(env.out, "listener   %s (%s)\n", l.Name, l.Address)
+// likeliness orders listeners by how well they fit an address: its port says
+// most, then that requests are read at all, then whether TLS is spoken.
+func likeliness(l *snapshot.Listener, u *url.URL) int {
+	secure, points := strings.EqualFold(u.Scheme, "https"), 0
+	port := u.Port()
+	switch {
+	case port != "":
+	case secure:
+		port = "443"
+	default:
+		port = "80"
+	}
+	if _, own, _ := net.SplitHostPort(l.Address); own == port && l.Protocol != snapshot.UDP {
+		points += 4
+	}
+	if l.Protocol == snapshot.HTTP {
+		points += 2
+	}
+	if secure == (l.TLS != nil) {
+		points++
+	}
+	return points
+}
+
+// passedOn says where a name goes that is passed on unopened; empty: it is not.
+func passedOn(plans map[string]string, name string) string {
+	for at := plans[name]; ; at = plans[name] {
+		i := strings.IndexByte(name[min(1, len(name)):], '.')
+		if at != "" || i < 0 {
+			return at
+		}
+		name = name[i+1:] // ".REST"
+	}
+}
+
+// printRedirect is for a listener in plain text that sends clients to https.
+func (x *explainCommand) printRedirect(env *environment, e *gateway.Explanation, r *config.HTTPSRedirect) {
+	to := "https://" + e.Host
+	if r.Port != 443 {
+		to += fmt.Sprintf(":%d", r.Port)
+	}
+	fmt.Fprintf(env.out, "host       %s\npath       %s\nroute      redirect_to_https of the listener, before any other\naction     redirect with %d to %s\n",
+		e.Host, e.Path, r.Status, to)
+}
+
+func (x *explainCommand) print(env *environment, e *gateway.Explanation, plans map[string]compile.Plan) {
 	if e.Refused != "" {
 		fmt.Fprintf(env.out, "refused    %s, before any route is looked for\n", e.Refused)
 		return
