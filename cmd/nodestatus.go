@@ -33,7 +33,11 @@ type listenerStatus struct {
 	Name string `json:"name"`
 	// Address is the one bound: with port 0 in the config, what the system chose.
 	Address string `json:"address"`
-	TLS     bool   `json:"tls"`
+	// Protocol as in the config: http, tcp, tls or udp. TLS says that it is ended
+	// here, HTTP3 that the UDP port of the same number speaks it.
+	Protocol string `json:"protocol"`
+	TLS      bool   `json:"tls"`
+	HTTP3    bool   `json:"http3,omitempty"`
 	// Error is why the authorities of client certificates cannot be read anew;
 	// where none could be read before, the listener refuses everybody.
 	Error   string    `json:"error,omitempty"`
@@ -68,8 +72,10 @@ func (n *node) status() status {
 	return s
 }
 
+var protocolNames = [...]string{snapshot.HTTP: "http", snapshot.TCP: "tcp", snapshot.TLS: "tls", snapshot.UDP: "udp"}
+
 func newListenerStatus(l *snapshot.Listener, address string) listenerStatus {
-	s := listenerStatus{Name: l.Name, Address: address, TLS: l.TLS != nil}
+	s := listenerStatus{Name: l.Name, Address: address, Protocol: protocolNames[l.Protocol], TLS: l.TLS != nil, HTTP3: l.HTTP3 != nil}
 	if s.TLS {
 		if f := l.TLS.Fault(); f != nil {
 			s.Error, s.ErrorAt = f.Err.Error(), f.Since

@@ -102,7 +102,15 @@ func sick(now time.Time) *status {
 			Digest: strings.Repeat("0123", 16), Loaded: now.Add(-3 * time.Hour),
 			Error: "in.yaml:1:1: x\nin.yaml:2:1: y", ErrorAt: now.Add(-time.Minute), Broken: map[string]string{"api": "no file"},
 		},
-		Listeners: []listenerStatus{{Name: "web", Address: "127.0.0.1:8080"}, {Name: "websecure", Address: "127.0.0.1:8443", TLS: true}},
+		Listeners: []listenerStatus{
+			{Name: "web", Address: "127.0.0.1:8080"},
+			{Name: "websecure", Address: "127.0.0.1:8443", TLS: true},
+			{Name: "h3", Address: ":443", Protocol: "http", TLS: true, HTTP3: true},
+			{Name: "pg", Address: ":5432", Protocol: "tcp"},
+			{Name: "rediss", Address: ":6380", Protocol: "tcp", TLS: true},
+			{Name: "names", Address: ":9443", Protocol: "tls"},
+			{Name: "dns", Address: ":53", Protocol: "udp"},
+		},
 		Upstreams: map[string]upstream.Status{
 			"none": {},
 			"half": {Panic: true, Endpoints: []upstream.EndpointStatus{
@@ -152,6 +160,11 @@ func TestStatusAsText(t *testing.T) {
 config       012301230123, live since 2026-05-01 09:00:00 (3h ago)
 listeners    web 127.0.0.1:8080
              websecure 127.0.0.1:8443 TLS
+             h3 :443 TLS, HTTP/3
+             pg :5432 TCP
+             rediss :6380 TLS, TCP
+             names :9443 TLS, passed on
+             dns :53 UDP
 connections  0 open, 0 idle, 0 tunnels
 
 UPSTREAM  ENDPOINT     STATE                 ACTIVE  DONE  LAST ERROR

@@ -90,14 +90,11 @@ func (s *status) print(w io.Writer, wrong []string, now time.Time) {
 	}
 	s.printRevision(w, now)
 	for i, l := range s.Listeners {
-		label, secure := "", ""
+		label := ""
 		if i == 0 {
 			label = "listeners"
 		}
-		if l.TLS {
-			secure = " TLS"
-		}
-		fmt.Fprintf(w, "%-12s %s %s%s\n", label, l.Name, l.Address, secure)
+		fmt.Fprintf(w, "%-12s %s %s%s\n", label, l.Name, l.Address, l.spoken())
 	}
 	fmt.Fprintf(w, "connections  %d open, %d idle, %s\n", s.Connections.Open, s.Connections.Idle, count(s.Connections.Tunnels, "tunnel"))
 	s.printNodes(w, now)
@@ -111,6 +108,25 @@ func (s *status) print(w io.Writer, wrong []string, now time.Time) {
 	for _, line := range wrong {
 		fmt.Fprintln(w, "  "+line)
 	}
+}
+
+// spoken says what is, unless it is plain HTTP over TCP.
+func (l *listenerStatus) spoken() string {
+	switch {
+	case l.Protocol == "tls":
+		return " TLS, passed on"
+	case l.Protocol == "udp":
+		return " UDP"
+	case l.Protocol == "tcp" && l.TLS:
+		return " TLS, TCP"
+	case l.Protocol == "tcp":
+		return " TCP"
+	case l.HTTP3:
+		return " TLS, HTTP/3"
+	case l.TLS:
+		return " TLS"
+	}
+	return ""
 }
 
 func (s *status) printUpstreams(w io.Writer, now time.Time) {

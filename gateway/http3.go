@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -163,9 +164,12 @@ func (f *http3) settings(l *snapshot.Listener) h3.Settings {
 		MaxConnections: l.Server.MaxConnections, MaxPerClient: l.Server.MaxPerClient,
 		MaxStreams: l.HTTP3.MaxStreams, HeadBytes: l.Server.HeadBytes, HeadFields: l.Server.HeadFields,
 		IdleTimeout: l.Server.IdleTimeout,
-		Refused:     d.refusedQUIC,
-		Malformed:   d.malformed,
-		Log:         d.gateway.settings.Log,
+		Secured: func(s tls.ConnectionState) {
+			d.countHandshake(s.DidResume, !s.DidResume && !l.TLS.Knows(s.ServerName))
+		},
+		Refused:   d.refusedQUIC,
+		Malformed: d.malformed,
+		Log:       d.gateway.settings.Log,
 	}
 }
 

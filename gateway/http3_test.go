@@ -129,6 +129,13 @@ func TestHTTP3IsServedAndAnnounced(t *testing.T) {
 	if open, all := n.metric(t, "gatehouse_listener_protocol_connections_open web h3"), n.metric(t, "gatehouse_listener_connections_total web"); open != "1" || all != "3" {
 		t.Errorf("%s connections of HTTP/3, %s in all", open, all)
 	}
+	stranger := s.h3(t)
+	stranger.Transport.(*quichttp.Transport).TLSClientConfig = &tls.Config{ServerName: "b.test", InsecureSkipVerify: true}
+	mustFetch(t, stranger, url)
+	eventually(t, "the handshakes of both ports are counted", func() bool {
+		return n.metric(t, "gatehouse_listener_tls_handshakes_total full web") == "4" &&
+			n.metric(t, "gatehouse_listener_tls_unknown_names_total web") == "1"
+	})
 }
 
 // A reload that changes HTTP/3 touches nothing else, and can be taken back while

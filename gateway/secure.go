@@ -21,7 +21,7 @@ func (d *door) secure(t *tlsterm.Terminator) func(net.Conn) (net.Conn, error) {
 	return func(nc net.Conn) (net.Conn, error) {
 		c, err := t.Handshake(nc)
 		if err == nil {
-			d.countHandshake(c)
+			d.countHandshake(c.TLS().Resumed, c.UnknownName())
 			return c, nil
 		}
 		if !errors.Is(err, tlsterm.ErrNothingSaid) && !errors.Is(err, tlsterm.ErrChallenge) {
@@ -31,19 +31,19 @@ func (d *door) secure(t *tlsterm.Terminator) func(net.Conn) (net.Conn, error) {
 	}
 }
 
-// countHandshake takes down one that succeeded.
-func (d *door) countHandshake(c *tlsterm.Conn) {
+// countHandshake takes down one that succeeded, over TCP or QUIC.
+func (d *door) countHandshake(resumed, unknownName bool) {
 	l := d.gateway.current.Load().Listeners[d.address]
 	if l == nil {
 		return // it is going
 	}
 	m := d.gateway.settings.Metrics.Listener(l.Name)
-	if c.TLS().Resumed {
+	if resumed {
 		m.ResumedHandshakes.Inc()
 	} else {
 		m.FullHandshakes.Inc()
 	}
-	if c.UnknownName() {
+	if unknownName {
 		m.UnknownNames.Inc()
 	}
 }

@@ -117,19 +117,23 @@ func (c *Conn) begin(q *quic.Conn, h *http3.Server, idle time.Duration) {
 func (c *Conn) shake() {
 	select {
 	case <-c.quic.HandshakeComplete():
-		c.shook()
+		c.shook(true)
 	case <-c.quic.Context().Done(): // over has counted
 	}
 }
 
 // shook notes, once, that the handshake is over, one way or the other.
-func (c *Conn) shook() {
+func (c *Conn) shook(well bool) {
 	c.mu.Lock()
 	again := c.shaken
 	c.shaken = true
 	c.mu.Unlock()
-	if !again {
-		c.server.shook()
+	if again {
+		return
+	}
+	c.server.shook()
+	if f := c.server.settings.Load().Secured; f != nil && well {
+		f(c.ConnectionState())
 	}
 }
 
@@ -142,7 +146,7 @@ func (c *Conn) over(cause error) {
 	}
 	shaken := c.handshakeDone()
 	c.mu.Unlock()
-	c.shook()
+	c.shook(shaken)
 	c.server.left(c)
 	settings := c.server.settings.Load()
 	if why := ending(cause, shaken); why != nil {

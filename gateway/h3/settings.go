@@ -1,6 +1,7 @@
 package h3
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -31,6 +32,8 @@ type Settings struct {
 	HeadBytes, HeadFields int
 	// IdleTimeout is for a connection without a request; 0 is 75 seconds.
 	IdleTimeout time.Duration
+	// Secured is told of handshakes that have succeeded. May be nil. Concurrent.
+	Secured func(tls.ConnectionState)
 	// Refused is told of connections that never came to HTTP, or were ended for
 	// breaking it. May be nil. Concurrent.
 	Refused func(why *reason.Refusal, peer netip.AddrPort)

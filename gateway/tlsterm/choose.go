@@ -96,6 +96,12 @@ func (t *Terminator) choose(hello *tls.ClientHelloInfo) (c *tls.Certificate, kno
 	return tb.first, false
 }
 
+// Knows reports whether there is a certificate for a name that a client asks for.
+func (t *Terminator) Knows(name string) bool {
+	_, known := t.choose(&tls.ClientHelloInfo{ServerName: name})
+	return known
+}
+
 // best is the first that the client's algorithms suit: of one name there may be
 // an ECDSA and an RSA certificate. If none does, the handshake fails by the first.
 func best(list []*tls.Certificate, hello *tls.ClientHelloInfo) *tls.Certificate {

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -189,7 +190,18 @@ func (t *Terminator) refuse(nc net.Conn, err error, a *attempt) error {
 	case t.nothingInCommon(a.protocols):
 		return reason.TLSNoProtocol.Wrap(err)
 	}
+	if untrusting(err) {
+		err = fmt.Errorf("%w: perhaps an alert in plain text, as by a client that does not trust the certificate", err)
+	}
 	return reason.TLSHandshakeFailed.Wrap(err)
+}
+
+// untrusting says that err may be a client's refusal of our certificate: in TLS
+// 1.3 OpenSSL sends its alert before it has begun to encrypt, which crypto/tls
+// cannot read.
+func untrusting(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "local error" && op.Err.Error() == "tls: bad record MAC"
 }
 
 // nothingInCommon says that a client offers protocols, but none of ours.

@@ -279,6 +279,20 @@ func TestWhatIsNoHandshake(t *testing.T) {
 	}
 }
 
+// OpenSSL, when it does not trust the certificate, sends its alert in plain text.
+func TestDistrustIsTold(t *testing.T) {
+	w := newBench(t)
+	term := w.terminator(nil, w.issued("a", tlstest.Request{Names: []string{"a.example"}}))
+	const unknownCA = "\x15\x03\x03\x00\x02\x02\x30"
+	_, err := speak(t, term, clientHello(t)+unknownCA, true)
+	if !errors.Is(err, reason.TLSHandshakeFailed) || !strings.Contains(reason.From(err).Detail, "does not trust the certificate") {
+		t.Errorf("%v, %q", err, reason.From(err).Detail)
+	}
+	if _, err = speak(t, term, clientHello(t), true); strings.Contains(reason.From(err).Detail, "trust") {
+		t.Errorf("%q", reason.From(err).Detail)
+	}
+}
+
 // clientHello is one as crypto/tls sends it.
 func clientHello(t *testing.T) string {
 	t.Helper()
