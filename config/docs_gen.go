@@ -39,7 +39,7 @@ var docs = map[string]string{
 	"config.CircuitBreaker.MaxRequests":           "Requests under way.",
 	"config.CircuitBreaker.MaxRetries":            "Retries under way.",
 	"config.ClientCertificates":                   "Says what is asked of clients. Upstreams get a verified certificate in the header Client-Cert (RFC 9440); what clients themselves send there is always removed.",
-	"config.ClientCertificates.CAFile":            "PEM file with the authorities that issue them, relative to the config; it is read again when it changes.",
+	"config.ClientCertificates.CAFile":            "PEM file with the authorities that issue them, relative to the config; it is read again when it changes, and then holds for open connections too.",
 	"config.ClientCertificates.Mode":              "require refuses clients without a certificate, request lets them in. A certificate that does not verify is refused in any case.",
 	"config.Config":                               "A whole configuration: one YAML file, or a folder of files merged. Collections are maps keyed by name.",
 	"config.Config.Certificates":                  "Certificates that listeners show.",

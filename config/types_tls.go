@@ -134,7 +134,7 @@ type ClientCertificates struct {
 	// certificate that does not verify is refused in any case.
 	Mode string `yaml:"mode" enum:"request,require" default:"require"`
 	// PEM file with the authorities that issue them, relative to the config; it
-	// is read again when it changes.
+	// is read again when it changes, and then holds for open connections too.
 	CAFile string `yaml:"ca_file" required:"true"`
 }
 

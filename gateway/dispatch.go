@@ -68,6 +68,11 @@ func (b *binding) dispatch(ctx *fasthttp.RequestCtx, f exchange.Front) {
 		refuse(ctx, e, why)
 		return
 	}
+	if l.TLS != nil && !l.TLS.Admits(e.TLS) { // since the connection was made, the rules have changed
+		refuse(ctx, e, reason.TLSClientCertificate)
+		ctx.Response.SetConnectionClose()
+		return
+	}
 	if broken != nil {
 		refuse(ctx, e, broken)
 		return

@@ -1,9 +1,13 @@
 package exchange
 
-import "crypto/x509"
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"sync/atomic"
+)
 
 // TLS tells of the encrypted connection that a request came by. It is made once
-// for the connection and never changes, so that it may be kept. What it says of
+// for the connection and, but for Rules, never changes, so that it may be kept. What it says of
 // the client is a fact of the connection; whom that makes the caller is for
 // plugins to decide, which is why Identity is left alone.
 type TLS struct {
@@ -17,6 +21,11 @@ type TLS struct {
 	Resumed bool
 	// Peer is the client's certificate, which was verified; nil without one.
 	Peer *x509.Certificate
+	// Chain is what the client sent to have Peer verified, Peer first.
+	Chain []*x509.Certificate
+	// Rules are those by which the client was found good last. They are for who
+	// ends TLS, and the only thing here that changes.
+	Rules *atomic.Pointer[tls.Config]
 	// Subject is Peer's distinguished name in the form of RFC 2253.
 	Subject string
 	// Fingerprint is the SHA-256 of Peer's encoding: 64 hexadecimal digits.

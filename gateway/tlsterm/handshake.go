@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -139,6 +140,7 @@ func (t *Terminator) Handshake(nc net.Conn) (*Conn, error) {
 		return nil, reason.TLSNoProtocol.Wrap(errSilentClient)
 	}
 	c.about, c.unknownName = about(s), a.unknownName
+	c.about.Rules.Store(config)
 	return c, nil
 }
 
@@ -250,10 +252,11 @@ func about(s tls.ConnectionState) exchange.TLS {
 	a := exchange.TLS{
 		Version: tls.VersionName(s.Version), Cipher: tls.CipherSuiteName(s.CipherSuite),
 		ServerName: strings.ToLower(s.ServerName), Protocol: s.NegotiatedProtocol, Resumed: s.DidResume,
+		Rules: new(atomic.Pointer[tls.Config]),
 	}
 	if len(s.VerifiedChains) > 0 && len(s.PeerCertificates) > 0 {
 		p := s.PeerCertificates[0]
-		a.Peer, a.Subject, a.SPIFFEID = p, p.Subject.String(), spiffeID(p)
+		a.Peer, a.Chain, a.Subject, a.SPIFFEID = p, s.PeerCertificates, p.Subject.String(), spiffeID(p)
 		sum := sha256.Sum256(p.Raw)
 		a.Fingerprint = hex.EncodeToString(sum[:])
 		a.ClientCert = ":" + base64.StdEncoding.EncodeToString(p.Raw) + ":"

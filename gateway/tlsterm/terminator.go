@@ -85,7 +85,7 @@ func New(s Settings) *Terminator {
 				"listener", s.Listener, "usable", t.config.Load() != nil, "error", err)
 		},
 		Changed: func() {
-			s.Log.Info("the authorities of client certificates have changed; new connections follow them", "listener", s.Listener)
+			s.Log.Info("the authorities of client certificates have changed; connections whose clients they do not cover get no more requests answered", "listener", s.Listener)
 		},
 	})
 	return t
