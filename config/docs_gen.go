@@ -72,7 +72,7 @@ var docs = map[string]string{
 	"config.DNS.Name":                             "NAME:PORT.",
 	"config.DNS.Refresh":                          "How often the name is resolved again.",
 	"config.DNS.Server":                           "A DNS server HOST:PORT instead of the system's.",
-	"config.Datagrams":                            "Says how datagrams belong together. What comes from one address within timeouts.idle is a session, which counts as a connection.",
+	"config.Datagrams":                            "Says how datagrams belong together. What comes from one address within timeouts.idle is a session, which counts as a connection. Where there is no room for another one, by max_connections or by the circuit breaker of the upstream, a session gives way that has been quiet for a second and whose client has not written again after a reply: senders with forged addresses would keep everybody away otherwise.",
 	"config.Datagrams.Replies":                    "A session is over after so many replies to each datagram of the client, so that short questions, such as DNS, do not keep it until the idle time is over; 0: only the idle time ends it.",
 	"config.Drain":                                "How the node stops.",
 	"config.Drain.Delay":                          "How long readiness fails before listeners close, so that a balancer in front notices.",

@@ -190,7 +190,11 @@ type Passthrough struct {
 }
 
 // Datagrams says how datagrams belong together. What comes from one address
-// within timeouts.idle is a session, which counts as a connection.
+// within timeouts.idle is a session, which counts as a connection. Where there
+// is no room for another one, by max_connections or by the circuit breaker of
+// the upstream, a session gives way that has been quiet for a second and whose
+// client has not written again after a reply: senders with forged addresses
+// would keep everybody away otherwise.
 type Datagrams struct {
 	// A session is over after so many replies to each datagram of the client, so
 	// that short questions, such as DNS, do not keep it until the idle time is

@@ -69,9 +69,12 @@ type Server struct {
 
 	accepted, refused, readErrors, received, sent atomic.Uint64
 
+	kept atomic.Int64 // bytes that sessions keep for a second try
+
 	mu       sync.Mutex       // guards what follows
 	sessions map[key]*session // one that is over may have been replaced
 	open     int              // all there are
+	going    int              // those of them that gave way
 	clients  map[netip.Prefix]int
 	closing  bool
 	empty    chan struct{} // closed once closing and without sessions
@@ -166,7 +169,8 @@ func (s *Server) admit(k key, from netip.AddrPort, info []byte) *session {
 		s.mu.Unlock()
 		return nil
 	}
-	if set.MaxSessions > 0 && s.open >= set.MaxSessions || set.MaxPerClient > 0 && s.clients[client] >= set.MaxPerClient {
+	if set.MaxPerClient > 0 && s.clients[client] >= set.MaxPerClient ||
+		set.MaxSessions > 0 && s.open-s.going >= set.MaxSessions && s.giveWay("") == nil {
 		s.mu.Unlock()
 		s.refused.Add(1)
 		if set.Refused != nil {
@@ -197,6 +201,9 @@ func (s *Server) left(x *session) {
 		delete(s.sessions, x.key)
 	}
 	s.open--
+	if x.going {
+		s.going--
+	}
 	client := clientOf(x.key.client.Addr())
 	if s.clients[client]--; s.clients[client] == 0 {
 		delete(s.clients, client)

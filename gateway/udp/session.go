@@ -38,13 +38,18 @@ type session struct {
 	bytes    int      // of waiting
 	answered bool     // the endpoint has said something
 	refused  bool     // the endpoint's machine says that nobody listens
+	assured  bool     // the client has written again after that
 	over     bool     // the next datagram of the client begins another session
+	gaveWay  bool     // it is over because of another one
 	last     time.Time
 	sent     int // datagrams of the client
 	got      int // replies
 	out      []byte
 	outErr   error
 	write    func(fd uintptr) bool // made once: a method value allocates
+
+	served chan struct{} // closed once the endpoint has been given back
+	going  bool          // it gave way; guarded by the server's mu
 
 	// Of the session's goroutine.
 	in    *[]byte
@@ -57,7 +62,7 @@ func newSession(s *Server, k key, from netip.AddrPort, info []byte, job Job) *se
 	if job.Idle <= 0 {
 		job.Idle = time.Minute
 	}
-	x := &session{server: s, key: k, to: from, job: job, last: time.Now()}
+	x := &session{server: s, key: k, to: from, job: job, last: time.Now(), served: make(chan struct{})}
 	if s.info {
 		x.info = replyInfo(slices.Clone(info))
 	}
@@ -78,10 +83,8 @@ func (x *session) forward(b []byte) bool {
 	x.last = time.Now()
 	x.sent++
 	x.record.Received += int64(len(b))
-	if !x.answered && len(x.waiting) < maxWaiting && x.bytes+len(b) <= maxWaitingBytes {
-		x.waiting = append(x.waiting, slices.Clone(b))
-		x.bytes += len(b)
-	}
+	x.assured = x.answered
+	x.keep(b)
 	if x.leg != nil {
 		x.send(b)
 	}
@@ -122,8 +125,10 @@ func (x *session) wake() {
 func (x *session) run() {
 	refusal := x.serve()
 	x.mu.Lock()
-	x.over, x.waiting = true, nil
+	x.over = true
+	x.drop()
 	x.mu.Unlock()
+	close(x.served)
 	r := &x.record
 	r.Duration, r.Refusal = time.Since(r.Began), refusal
 	x.server.settings.Load().Ended(r)
@@ -141,8 +146,13 @@ func (x *session) serve() *reason.Refusal {
 	}
 	local, _ := netip.ParseAddrPort(x.server.Addr().String())
 	x.choice = x.job.Route.Choose(x.key.client, local)
+	room := true
 	for {
 		leg, endpoint, err := x.choice.Connect(x.server.ctx, "udp")
+		if room && errors.Is(err, reason.UpstreamOverflow) && x.server.awaitRoom(x.choice.Upstream()) {
+			room = false
+			continue
+		}
 		x.record.Upstream, x.record.Endpoint, x.record.Attempts = x.choice.Upstream(), endpoint, x.choice.Tries()
 		if err != nil {
 			return reason.From(err)
@@ -182,12 +192,14 @@ func (x *session) converse(leg *l4.Leg) (again bool, refusal *reason.Refusal) {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		failure = upstream.FailedConnect
 		refusal = reason.UpstreamConnect.Wrap(err)
+	case errors.Is(err, errGaveWay):
+		refusal = reason.TooManyConnections.Wrap(err)
 	case x.server.ctx.Err() != nil:
 		refusal = reason.Draining.Because("the session was cut")
 	}
 	x.mu.Lock()
 	x.leg = nil
-	again = failure != upstream.NoFailure && !x.answered && x.server.ctx.Err() == nil
+	again = failure != upstream.NoFailure && !x.answered && !x.gaveWay && x.server.ctx.Err() == nil
 	x.over = !again
 	x.mu.Unlock()
 	_ = leg.Close()
@@ -225,6 +237,8 @@ func (x *session) await() error {
 	defer x.mu.Unlock()
 	left := x.job.Idle - time.Since(x.last)
 	switch {
+	case x.gaveWay:
+		return errGaveWay
 	case x.refused:
 		return syscall.ECONNREFUSED
 	case x.server.ctx.Err() != nil:
@@ -267,7 +281,8 @@ func (x *session) reply(b []byte) {
 	x.last = time.Now()
 	x.got++
 	if !x.answered {
-		x.answered, x.waiting = true, nil
+		x.answered = true
+		x.drop()
 	}
 	x.record.Sent += int64(len(b))
 	x.mu.Unlock()

@@ -1,0 +1,132 @@
+package udp_test
+
+import (
+	"errors"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/udp"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
+)
+
+// silent takes datagrams and says nothing, but to "hello".
+func silent(t testing.TB) string {
+	t.Helper()
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b := make([]byte, 64<<10)
+		for {
+			n, from, err := pc.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			if string(b[:n]) == "hello" {
+				pc.WriteTo([]byte("welcome"), from)
+			}
+		}
+	}()
+	t.Cleanup(func() { pc.Close(); <-done })
+	return pc.LocalAddr().String()
+}
+
+// TestFloodLeavesRoom: one datagram each from many addresses keeps nobody away,
+// neither by the listener's limit nor by the upstream's.
+func TestFloodLeavesRoom(t *testing.T) {
+	const most = 8
+	for what, tc := range map[string]struct {
+		upstream upstream.Settings
+		listener int
+	}{
+		"listener":    {upstream.Settings{}, most},
+		"connections": {upstream.Settings{Breaker: upstream.BreakerSettings{MaxConnections: most, MaxRequests: 100}}, 0},
+		"requests":    {upstream.Settings{Breaker: upstream.BreakerSettings{MaxConnections: 100, MaxRequests: most}}, 0},
+	} {
+		t.Run(what, func(t *testing.T) {
+			p := start(t, newUpstream(t, tc.upstream, silent(t)), func(s *udp.Settings, _ *udp.Job) { s.MaxSessions = tc.listener })
+			old := p.dial()
+			for range 2 { // assured: it has written again after a reply
+				if got := ask(t, old, "hello"); got != "welcome" {
+					t.Fatal(got)
+				}
+			}
+			for range most - 1 {
+				p.dial().Write([]byte("flood"))
+			}
+			eventually(t, "the table is full", func() bool { return p.Stats().Open == most })
+			late := p.dial()
+			late.Write([]byte("hello"))
+			late.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+			if _, err := late.Read(make([]byte, 64)); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("sessions that have just begun gave way: %v", err)
+			}
+			time.Sleep(1100 * time.Millisecond) // until they are quiet
+			for i := range most - 1 {
+				nc := p.dial()
+				for range 2 {
+					if got := ask(t, nc, "hello"); got != "welcome" {
+						t.Fatalf("client %d: %q", i, got)
+					}
+				}
+			}
+			if got := ask(t, old, "hello"); got != "welcome" || p.Stats().Open > most+1 {
+				t.Fatalf("%q, %+v", got, p.Stats())
+			}
+			eventually(t, "those that gave way are on record", func() bool {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				n := 0
+				for _, r := range p.records {
+					if r.Refusal != nil && r.Refusal.Detail == "the session gave way to a newer one" {
+						n++
+					}
+				}
+				return n == most-1
+			})
+			time.Sleep(1100 * time.Millisecond)
+			late.Write([]byte("hello"))
+			late.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+			if _, err := late.Read(make([]byte, 64)); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("an established session gave way: %v", err)
+			}
+		})
+	}
+}
+
+// TestKeptIsBounded: what is kept for a second try has a bound over all
+// sessions, and what is over it is passed on all the same.
+func TestKeptIsBounded(t *testing.T) {
+	p := start(t, newUpstream(t, upstream.Settings{}, silent(t)), nil)
+	big := make([]byte, 60<<10)
+	for i := range 600 {
+		p.dial().Write(big)
+		if i%20 == 0 {
+			eventually(t, "they have come", func() bool { return p.Stats().Open >= i })
+		}
+		if kept := udp.Kept(p.Server); kept > 32<<20 {
+			t.Fatalf("%d bytes are kept for %d sessions", kept, i)
+		}
+	}
+	eventually(t, "much is kept", func() bool { return udp.Kept(p.Server) > 31<<20 })
+	if got := ask(t, p.dial(), "hello"); got != "welcome" {
+		t.Fatal(got)
+	}
+	if err := p.Close(); err != nil || udp.Kept(p.Server) != 0 {
+		t.Fatalf("%v, %d bytes are kept", err, udp.Kept(p.Server))
+	}
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("in vain: %s", what)
+		}
+	}
+}
