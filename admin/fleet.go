@@ -278,7 +278,7 @@ func (a *Server) history(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	reply(w, http.StatusOK, History{list})
+	reply(w, http.StatusOK, History{append([]store.Revision{}, list...)}) // none is [] in JSON
 	return nil
 }
 

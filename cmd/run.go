@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/control/store/redis"
 )
 
 type runCommand struct {
@@ -47,6 +48,7 @@ func (r *runCommand) Run(env *environment) error {
 	} else if !r.NoWatch {
 		s.watch = r.Config
 	}
+	redis.LogTo(slog.New(slog.DiscardHandler)) // until there is a log; failures come as errors as well
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
 	defer signal.Stop(signals)
@@ -58,6 +60,7 @@ func (r *runCommand) Run(env *environment) error {
 	// endpoints that speak HTTP/2.
 	slog.SetLogLoggerLevel(slog.LevelDebug)
 	slog.SetDefault(n.log)
+	redis.LogTo(n.log)
 	n.log.Info("gatehouse is ready", "version", env.version, "listeners", n.addresses())
 	return n.follow(signals)
 }

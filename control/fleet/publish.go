@@ -37,7 +37,10 @@ type Publisher struct {
 	s    PublisherSettings
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
-	done sync.WaitGroup
+
+	mu     sync.Mutex // guards closed, and that done only grows before it
+	closed bool
+	done   sync.WaitGroup
 }
 
 // NewPublisher returns a publisher, which has to be closed.
@@ -49,8 +52,21 @@ func NewPublisher(s PublisherSettings) *Publisher {
 
 // Close ends the waiting for nodes that is under way, and waits for its end.
 func (p *Publisher) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
 	p.stop()
 	p.done.Wait()
+}
+
+// begin is true if something may begin that Close has to wait for.
+func (p *Publisher) begin() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.done.Add(1)
+	}
+	return !p.closed
 }
 
 // Draft is what is to be published.
@@ -74,6 +90,8 @@ func (e *StaleError) Error() string {
 
 // ErrNoControl: the node cannot publish.
 var ErrNoControl = errors.New("this node has no control role (node.control.enabled): ask one that has")
+
+var errClosed = errors.New("this node is stopping")
 
 // DraftError says that a draft is no revision whatever the config says.
 type DraftError struct{ Why string }
@@ -250,7 +268,9 @@ type Applied struct {
 // config before it is published again. The error is Publish's; all that comes
 // later is in the result. A caller that goes away does not stop it.
 func (p *Publisher) Apply(ctx context.Context, d Draft, wait time.Duration, rollback bool) (*Applied, error) {
-	p.done.Add(1)
+	if !p.begin() {
+		return nil, errClosed
+	}
 	defer p.done.Done()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()

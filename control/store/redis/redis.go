@@ -150,6 +150,8 @@ func (s *Store) Watch(ctx context.Context, changed func(topic string)) error {
 func (s *Store) watch(ctx context.Context, changed func(topic string)) error {
 	sub := s.client.Subscribe(ctx, s.channel)
 	defer sub.Close() //nolint:errcheck // it is broken or no longer wanted
+	// Reading does not end with ctx by itself.
+	defer context.AfterFunc(ctx, func() { _ = sub.Close() })()
 	asked := false
 	for {
 		m, err := sub.ReceiveTimeout(ctx, silence)

@@ -1,0 +1,223 @@
+package fleet_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/control/fleet"
+	"github.com/gatehouse-proxy/gatehouse/control/revision"
+	"github.com/gatehouse-proxy/gatehouse/control/store"
+	"github.com/gatehouse-proxy/gatehouse/control/store/redis"
+	"github.com/gatehouse-proxy/gatehouse/control/store/redis/redistest"
+	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// member is a node as far as this package sees one: a config is one file, and
+// making it live is remembering its text. Texts with "!NAME" cannot be built on
+// the node of that name, those with "?" can be parsed nowhere.
+type member struct {
+	*fleet.Follower
+	*fleet.Publisher
+	t     *testing.T
+	name  string
+	dir   string
+	store store.Store
+	key   *revision.Key
+	log   *logbook
+
+	mu   sync.Mutex
+	live []string
+}
+
+type logbook struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *logbook) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+// String is what was logged so far.
+func (l *logbook) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+type options struct {
+	dir     string
+	gateway bool // no control role
+	trusted revision.Keyring
+}
+
+func parse(files []config.File) (*config.Config, *config.Source, error) {
+	if bytes.Contains(files[0].Data, []byte("?")) {
+		return nil, nil, errors.New("cannot be parsed")
+	}
+	return &config.Config{}, &config.Source{Files: files}, nil
+}
+
+// join makes a member and starts it.
+func join(t *testing.T, name string, s store.Store, o options) *member {
+	t.Helper()
+	if o.dir == "" {
+		o.dir = t.TempDir()
+	}
+	m := &member{t: t, name: name, dir: o.dir, store: s, log: &logbook{}}
+	ring, role := o.trusted, "gateway"
+	if !o.gateway {
+		key, _, err := revision.LoadOrCreateKey(filepath.Join(o.dir, "control.key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.key, ring, role = key, append(ring, key.Public()), "control"
+	}
+	log := slog.New(slog.NewTextHandler(m.log, nil))
+	var err error
+	m.Follower, err = fleet.New(fleet.Settings{
+		Store: s, Trusted: ring, Control: !o.gateway, Dir: o.dir,
+		Self: fleet.Member{Node: name, Role: role}, Parse: parse,
+		Metrics: metrics.New(metrics.Settings{}), Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Publisher = fleet.NewPublisher(fleet.PublisherSettings{
+		Store: s, Key: m.key, Follower: m.Follower, Parse: parse, Log: log,
+		Check: func(context.Context, *config.Config, *config.Source) error { return nil },
+	})
+	m.Begin(t.Context())
+	m.Start(t.Context(), m.take)
+	t.Cleanup(m.leave)
+	return m
+}
+
+// leave ends a member; twice is allowed.
+func (m *member) leave() {
+	m.Publisher.Close()
+	m.Follower.Close()
+	if m.t.Failed() {
+		m.t.Logf("log of %s:\n%s", m.name, m.log)
+	}
+}
+
+// Close settles which of the two is meant.
+func (m *member) Close() { m.leave() }
+
+func (m *member) take(_ context.Context, _ *config.Config, src *config.Source, _ string) error {
+	text := string(src.Files[0].Data)
+	if strings.Contains(text, "!"+m.name) {
+		return fmt.Errorf("%s: no such file", text)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n := len(m.live); n == 0 || m.live[n-1] != text {
+		m.live = append(m.live, text)
+	}
+	return nil
+}
+
+// history is every text that was live, in order.
+func (m *member) history() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return strings.Join(m.live, " ")
+}
+
+func pack(t testing.TB, text string) []byte {
+	t.Helper()
+	data, err := revision.Pack([]config.File{{Name: "a.yaml", Data: []byte(text)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// publish publishes and wants it to go well.
+func (m *member) publish(text string) *store.Revision {
+	m.t.Helper()
+	r, err := m.Publish(m.t.Context(), fleet.Draft{Data: pack(m.t, text), Author: "ann", Message: "why"})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return r
+}
+
+// runs waits until a revision is live and nothing is wrong.
+func (m *member) runs(n uint64, texts string) {
+	m.t.Helper()
+	eventually(m.t, fmt.Sprintf("%s runs %d", m.name, n), func() error {
+		if s := m.Status(); s.Revision != n || s.Error != "" || s.FromDisk || m.history() != texts {
+			return fmt.Errorf("%q, %+v", m.history(), s)
+		}
+		return nil
+	})
+}
+
+// refuses waits until a revision is reported as refused, to the others as well.
+func (m *member) refuses(n uint64, why string) {
+	m.t.Helper()
+	eventually(m.t, fmt.Sprintf("%s refuses %d", m.name, n), func() error {
+		if s := m.Status(); s.Refused != n || !strings.Contains(s.Error, why) || s.ErrorAt.IsZero() {
+			return fmt.Errorf("%+v", s)
+		}
+		list, err := fleet.Members(m.t.Context(), m.store)
+		if err != nil {
+			return err
+		}
+		for _, x := range list {
+			if x.Node == m.name && x.Refused == n && strings.Contains(x.Error, why) {
+				return nil
+			}
+		}
+		return fmt.Errorf("the others do not know: %+v", list)
+	})
+	if !strings.Contains(m.log.String(), why) {
+		m.t.Errorf("%s: %q is not in the log", m.name, why)
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() error) {
+	t.Helper()
+	var err error
+	for range 1000 {
+		if err = ok(); err == nil {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatalf("%s: %v", what, err)
+}
+
+// connect opens a store of its own in a Redis.
+func connect(t *testing.T, server *redistest.Server, change ...func(*redis.Settings)) store.Store {
+	t.Helper()
+	s := redis.Settings{Addresses: []string{server.Address}}
+	for _, c := range change {
+		c(&s)
+	}
+	x := redis.New(s)
+	t.Cleanup(func() {
+		if err := x.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return x
+}

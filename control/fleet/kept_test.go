@@ -1,0 +1,212 @@
+package fleet_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/control/fleet"
+	"github.com/gatehouse-proxy/gatehouse/control/revision"
+	"github.com/gatehouse-proxy/gatehouse/control/store"
+	"github.com/gatehouse-proxy/gatehouse/control/store/local"
+)
+
+// deaf is a store that tells of no changes.
+type deaf struct{ store.Store }
+
+func (deaf) Watch(context.Context, func(string)) error { return errors.New("nothing is told") }
+
+// away is a store that cannot be reached.
+type away struct{ store.Store }
+
+var errAway = errors.New("nobody is there")
+
+func (away) Latest(context.Context) (uint64, error)    { return 0, errAway }
+func (away) Watch(context.Context, func(string)) error { return errAway }
+func (away) List(context.Context, string) ([]store.Value, error) { return nil, errAway }
+
+func (away) Get(context.Context, string, string) ([]byte, error)              { return nil, errAway }
+func (away) Delete(context.Context, string, string) error                     { return errAway }
+func (away) Put(context.Context, string, string, []byte, time.Duration) error { return errAway }
+
+func open(t *testing.T) store.Store {
+	t.Helper()
+	s, err := local.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// What the store does not tell of is found within a second, and a node speaks
+// every five.
+func TestLostNotificationsCostASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t)
+		a := join(t, "a", deaf{s}, options{})
+		time.Sleep(300 * time.Millisecond)
+		r := a.key.New(1, pack(t, "one"), "ann", "why", time.Now())
+		if err := s.Publish(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if a.history() != "one" {
+			t.Errorf("after a second it runs %q", a.history())
+		}
+		if !strings.Contains(a.log.String(), "found by asking") {
+			t.Error("it is not in the log")
+		}
+		said := func() time.Time {
+			list, err := fleet.Members(t.Context(), s)
+			if err != nil || len(list) != 1 || list[0].Revision != 1 || list[0].Role != "control" {
+				t.Fatalf("%+v, %v", list, err)
+			}
+			return list[0].Time
+		}
+		first := said()
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if d := said().Sub(first); d <= 0 || d > 5*time.Second {
+			t.Errorf("it spoke again after %v", d)
+		}
+		a.leave()
+		if list, err := fleet.Members(t.Context(), s); err != nil || len(list) != 0 {
+			t.Errorf("after it has left: %+v, %v", list, err)
+		}
+	})
+}
+
+func TestTwoNodesOfOneNameAreReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t)
+		a := join(t, "a", s, options{})
+		time.Sleep(time.Second)
+		twin := join(t, "a", s, options{})
+		time.Sleep(30 * time.Second)
+		if !strings.Contains(a.log.String(), "same name") && !strings.Contains(twin.log.String(), "same name") {
+			t.Errorf("nobody complains:\n%s%s", a.log, twin.log)
+		}
+		a.leave()
+		twin.leave()
+	})
+}
+
+func TestTheCopyOnDisk(t *testing.T) {
+	s := open(t)
+	a := join(t, "a", s, options{})
+	for i := range uint64(3) {
+		a.publish(fmt.Sprint("v", i))
+		eventually(t, "it is live", func() error {
+			if s := a.Status(); s.Revision != i+1 {
+				return fmt.Errorf("%+v", s)
+			}
+			return nil
+		})
+	}
+	a.leave()
+	path := filepath.Join(a.dir, "revision.json")
+	st, err := os.Stat(path)
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := func(text []byte) *member {
+		t.Helper()
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m := join(t, "a", away{s}, options{dir: a.dir})
+		t.Cleanup(m.leave)
+		return m
+	}
+	if m := start(whole); m.history() != "v2" || !m.Status().FromDisk {
+		t.Errorf("it runs %q", m.history())
+	}
+	// What somebody has changed is not run.
+	var f map[string]any
+	if err := json.Unmarshal(whole, &f); err != nil {
+		t.Fatal(err)
+	}
+	list := f["revisions"].([]any)
+	list[len(list)-1].(map[string]any)["packed"] = pack(t, "evil")
+	changed, err := json.Marshal(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{
+		"another config": changed, "garbage": []byte("{"), "empty": {}, "cut off": whole[:len(whole)/2], "another form": []byte(`{"good":3,"revisions":[{}]}`),
+	} {
+		m := start(text)
+		if m.history() != "" || !strings.Contains(m.log.String(), "a revision on disk is not used") {
+			t.Errorf("%s: it runs %q\n%s", name, m.history(), m.log)
+		}
+		m.leave()
+	}
+	// Somebody else's key.
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := join(t, "a", away{s}, options{dir: a.dir, gateway: true, trusted: revision.Keyring{key(t).Public()}})
+	if m.history() != "" {
+		t.Errorf("it runs %q", m.history())
+	}
+}
+
+// A revision that a node refuses is not what it starts from.
+func TestTheLastGoodOneIsKept(t *testing.T) {
+	s := open(t)
+	a := join(t, "a", s, options{})
+	a.publish("one")
+	a.runs(1, "one")
+	a.publish("two!a")
+	a.refuses(2, "two!a: no such file")
+	a.leave()
+	a = join(t, "a", s, options{dir: a.dir})
+	if s := a.Status(); s.Revision != 1 || s.Refused != 2 || a.history() != "one" {
+		t.Errorf("with the store: %q, %+v", a.history(), s)
+	}
+	a.leave()
+	a = join(t, "a", away{s}, options{dir: a.dir})
+	if s := a.Status(); s.Revision != 1 || a.history() != "one" {
+		t.Errorf("without: %q, %+v", a.history(), s)
+	}
+}
+
+func TestDraftsThatAreNone(t *testing.T) {
+	a := join(t, "a", open(t), options{})
+	for name, d := range map[string]fleet.Draft{
+		"no message":     {Data: pack(t, "x"), Message: " \n"},
+		"long message":   {Data: pack(t, "x"), Message: strings.Repeat("x", 5000)},
+		"not text":       {Data: pack(t, "x"), Message: "x", Author: "\xff"},
+		"not packed":     {Data: []byte("listeners: {}"), Message: "x"},
+		"too large":      {Data: make([]byte, revision.MaxSize+1), Message: "x"},
+		"file of others": {Data: []byte(`{"files":[{"name":"../x","data":""}]}`), Message: "x"},
+	} {
+		_, err := a.Publish(t.Context(), d)
+		if e := new(fleet.DraftError); !errors.As(err, &e) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := a.Publish(t.Context(), fleet.Draft{Data: pack(t, "x?"), Message: "x"}); err == nil || !strings.Contains(err.Error(), "cannot be parsed") {
+		t.Errorf("got %v", err)
+	}
+	if n, err := a.Latest(t.Context()); n != 0 || err != nil {
+		t.Errorf("%d were published, %v", n, err)
+	}
+}
