@@ -28,8 +28,8 @@ type away struct{ store.Store }
 
 var errAway = errors.New("nobody is there")
 
-func (away) Latest(context.Context) (uint64, error)    { return 0, errAway }
-func (away) Watch(context.Context, func(string)) error { return errAway }
+func (away) Latest(context.Context) (uint64, error)              { return 0, errAway }
+func (away) Watch(context.Context, func(string)) error           { return errAway }
 func (away) List(context.Context, string) ([]store.Value, error) { return nil, errAway }
 
 func (away) Get(context.Context, string, string) ([]byte, error)              { return nil, errAway }
