@@ -82,6 +82,8 @@ func TestBodies(t *testing.T) {
 		"101 trailers":          {true, 0, "0\r\n" + strings.Repeat("X: y\r\n", 101) + "\r\n", "", "", reason.BadTrailer},
 		"16 KiB of extensions":  {true, 0, strings.Repeat("1;"+strings.Repeat("x", 1000)+"\r\na\r\n", 20), "", "", reason.BadChunk},
 		"forbidden trailer":     {true, 0, "0\r\ncontent-LENGTH: 3\r\n\r\n", "", "", reason.BadTrailer},
+		"claiming trailer":      {true, 0, "0\r\nX_Forwarded-Port: 1\r\n\r\n", "", "", reason.BadTrailer},
+		"certifying trailer":    {true, 0, "0\r\nclient_cert: :x:\r\n\r\n", "", "", reason.BadTrailer},
 		"trailer without colon": {true, 0, "0\r\nX\r\n\r\n", "", "", reason.BadTrailer},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -180,8 +180,10 @@ func hexValue(c byte) byte {
 }
 
 // ForbiddenTrailer names what must never come behind a body: framing, routing,
-// authentication, and whatever changes how the request is understood. One of
-// them ends the request; dropping it silently would let a sender believe in it.
+// authentication, whom a proxy speaks for, and whatever else changes how the
+// request is understood, with '_' for '-' as well: there are applications that
+// take trailers for headers. One of them ends the request; dropping it silently
+// would let a sender believe in it.
 func ForbiddenTrailer(name []byte) bool {
 	for _, s := range [...]string{
 		"content-length", "transfer-encoding", "host", "connection", "keep-alive",
@@ -189,11 +191,12 @@ func ForbiddenTrailer(name []byte) bool {
 		"authorization", "proxy-authorization", "www-authenticate", "proxy-authenticate",
 		"cookie", "set-cookie", "cache-control",
 		"content-encoding", "content-type", "content-range",
-		"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip",
+		"forwarded", "x-real-ip", "client-cert", "client-cert-chain", "early-data",
 	} {
-		if EqualFold(name, s) {
+		if SameName(name, s) {
 			return true
 		}
 	}
-	return false
+	const claims = "x-forwarded-"
+	return len(name) > len(claims) && SameName(name[:len(claims)], claims)
 }
