@@ -66,7 +66,7 @@ func (r *run) haproxyWith(ctx context.Context, sections string) (*process, error
 	}
 	path, err := r.file("haproxy.cfg", `global
   nbthread 2
-  maxconn 8192
+  maxconn 2048
 defaults
   mode http
   timeout client 1h
