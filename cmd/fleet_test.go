@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/control/fleet"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 	"github.com/gatehouse-proxy/gatehouse/control/store/redis/redistest"
+	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
 )
 
 // fleetNode is a node whose config comes from a store.
@@ -261,4 +263,73 @@ func TestAFleetRunsOneConfigAndRefusesItTogether(t *testing.T) {
 	c.end()
 	a.apply(shared("three"))
 	b.says("three")
+}
+
+// The servers' certificates are checked, and ours is shown to them.
+func TestTheStoreSpeaksTLS(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	ca := tlstest.NewAuthority(t)
+	tlstest.Write(t, in("ca.pem"), ca.PEM())
+	tlstest.Write(t, in("other.pem"), tlstest.NewAuthority(t).PEM())
+	ca.Issue(t, tlstest.Request{Names: []string{"redis.test"}}).Write(t, in("redis.crt"), in("redis.key"))
+	ca.Issue(t, tlstest.Request{Names: []string{"node.test"}}).Write(t, in("node.crt"), in("node.key"))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	if err := l.Close(); err != nil { // Redis wants to be told a port
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(address)
+	redistest.Start(t, "--tls-port", port, "--tls-cert-file", in("redis.crt"), "--tls-key-file", in("redis.key"), "--tls-ca-cert-file", in("ca.pem"))
+	node := func(tls string) *fleetNode {
+		return newFleetNode(t, dir, "n1", fmt.Sprintf("  store: { redis: { addresses: [%q], tls: { %s } } }\n", address, tls))
+	}
+	const ours = "cert_file: node.crt, key_file: node.key"
+	n := node("ca_file: ca.pem, server_name: redis.test, " + ours)
+	n.apply(shared("one"))
+	n.says("one")
+	n.end()
+	for tls, want := range map[string]string{
+		"ca_file: other.pem, server_name: redis.test, " + ours:  "unknown authority",
+		"ca_file: ca.pem, server_name: elsewhere.test, " + ours: "elsewhere.test",
+		"ca_file: ca.pem, " + ours:                              "127.0.0.1",
+		"ca_file: ca.pem, server_name: redis.test":              "certificate required",
+	} {
+		n := node(tls)
+		if s := n.fleet.follower.Status(); s.Store.Up || !s.FromDisk || !strings.Contains(s.Store.Error, want) {
+			t.Errorf("%s: %+v", tls, s)
+		}
+		n.says("one")
+		n.end()
+	}
+}
+
+// A store that hangs is told to whoever publishes and asks for the status.
+func TestPublishingWithoutAStore(t *testing.T) {
+	server := redistest.Start(t)
+	n := newFleetNode(t, t.TempDir(), "n1", fmt.Sprintf("  store: { redis: { addresses: [%q], timeout: 200ms } }\n", server.Address))
+	n.apply(shared("one"))
+	server.Pause(t)
+	r := n.run("apply", "-c", file(t, shared("two")), "-m", "x")
+	if r.code != 1 || !strings.HasPrefix(r.err, "gatehouse: store: ") {
+		t.Errorf("code %d: %s%s", r.code, r.out, r.err)
+	}
+	eventually(t, "status says so", func() string {
+		if r := n.run("status"); r.code != 1 || !strings.Contains(r.out, "store: does not answer since ") {
+			return r.out + r.err
+		}
+		return ""
+	})
+	n.says("one")
+	server.Resume(t)
+	eventually(t, "it answers again", func() string {
+		if r := n.run("apply", "-c", file(t, shared("three")), "-m", "x"); r.code != 0 {
+			return r.err
+		}
+		return ""
+	})
+	n.says("three")
 }

@@ -411,3 +411,30 @@ func TestGarbageUnderOurKeys(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
+
+// A primary that dies costs neither a revision nor a restart.
+func TestAFailover(t *testing.T) {
+	s := redistest.StartSentinels(t)
+	open := func() store.Store {
+		return connect(t, s.Servers[0], func(r *redis.Settings) { r.Addresses, r.Sentinel = s.Addresses, redistest.Name })
+	}
+	a := join(t, "a", open(), options{})
+	b := join(t, "b", open(), options{gateway: true, trusted: revision.Keyring{a.key.Public()}})
+	a.publish("one")
+	a.runs(1, "one")
+	b.runs(1, "one")
+	s.Servers[0].Kill(t)
+	var next uint64
+	eventually(t, "something can be published again", func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		r, err := a.Publish(ctx, fleet.Draft{Data: pack(t, "two"), Message: "why"})
+		if err == nil {
+			next = r.Number
+		}
+		return err
+	})
+	// An answer may have been lost: then it was published twice.
+	a.runs(next, "one two")
+	b.runs(next, "one two")
+}
