@@ -208,6 +208,12 @@ func TestAFleetRunsOneConfigAndRefusesItTogether(t *testing.T) {
 	for _, n := range []*fleetNode{a, b, c} {
 		n.says("one")
 	}
+	eventually(t, "all have said that they run it", func() string {
+		if r := a.run("status"); r.code != 0 || strings.Count(r.out, "z1    v0       1 ") != 3 {
+			return r.out + r.err
+		}
+		return ""
+	})
 	if r := b.run("apply", "-c", file(t, shared("two")), "-m", "x"); r.code != 1 || !strings.Contains(r.err, "no control role") {
 		t.Errorf("code %d: %s%s", r.code, r.out, r.err)
 	}

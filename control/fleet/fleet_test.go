@@ -24,6 +24,13 @@ func three(t *testing.T) (*redistest.Server, [3]*member) {
 	ring := revision.Keyring{list[0].key.Public()}
 	list[1] = join(t, "b", connect(t, server), options{gateway: true, trusted: ring})
 	list[2] = join(t, "c", connect(t, server), options{gateway: true, trusted: ring})
+	eventually(t, "all have said that they are there", func() error {
+		members, err := list[0].Members(t.Context())
+		if err == nil && len(members) != 3 {
+			err = fmt.Errorf("%+v", members)
+		}
+		return err
+	})
 	return server, list
 }
 
