@@ -15,7 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
@@ -100,9 +99,14 @@ func roundTrip(ctx context.Context, c net.Conn, r *http.Request) (*http.Response
 		r.URL.Scheme = "https"
 	}
 	r.Header.Set("User-Agent", "gatehouse-health")
-	t := http2.Transport{AllowHTTP: true, DisableCompression: true, MaxHeaderListSize: maxProbeReply}
 	o := &overheard{Conn: c, ended: make(chan struct{})}
-	cc, err := t.NewClientConn(o)
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true) // encrypted or not is settled by now
+	t := &http.Transport{
+		Protocols: protocols, DisableCompression: true, MaxResponseHeaderBytes: maxProbeReply,
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return o, nil },
+	}
+	cc, err := t.NewClientConn(ctx, "http", r.URL.Host)
 	if err != nil {
 		return nil, o.explain(ctx, err)
 	}

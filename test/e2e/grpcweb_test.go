@@ -1,13 +1,10 @@
 package e2e
 
 import (
-	"context"
-	"crypto/tls"
 	"encoding/base64"
 	endian "encoding/binary"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -16,12 +13,6 @@ import (
 	pb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/protobuf/proto"
 )
-
-// dialPlain is for a client that speaks HTTP/2 without TLS.
-func dialPlain(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-	var d net.Dialer
-	return d.DialContext(ctx, network, addr)
-}
 
 // webReply is the reply to a gRPC-Web call as it comes.
 type webReply struct {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 )
@@ -48,7 +49,7 @@ func Open(dir string) (*Store, error) {
 	}
 	path := filepath.Join(dir, "store.db")
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTime})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("%s: another process has it open", path)
 	}
 	if err != nil {
