@@ -163,28 +163,52 @@ func TestUpstreamTLSFailureIsRetried(t *testing.T) {
 	}
 }
 
-// A server of TLS without settings for it is told from one that talks garbage.
-func TestUpstreamTLSWhereNoneIsExpected(t *testing.T) {
-	address := bare(t, func(c net.Conn) {
-		c.Read(make([]byte, 1<<10))
-		c.Write([]byte{0x15, 3, 1, 0, 2, 2, 70}) // alert: protocol_version
-		io.Copy(io.Discard, c)
-	})
-	m := http1.NewManager()
-	up, err := upstream.New(upstream.Settings{
-		Name: "up", Endpoints: []upstream.EndpointSettings{{Address: address}},
-		NewPool: func(a string, b *upstream.Breaker) upstream.Pool {
-			return http1.NewPool(http1.Settings{Address: a, Manager: m, Limiter: b})
-		},
-	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { up.Close(t.Context()); m.Close() })
-	g := start(t, proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}})
-	get(t, g.addr, "/")
-	if f := g.await(t, 1); f.refusal.Reason != reason.UpstreamProtocol || !strings.Contains(f.refusal.Detail, "the endpoint speaks TLS, and its upstream has no tls settings") {
-		t.Errorf("%+v", f.refusal)
+// A server of TLS without settings for it, and one of HTTP/2 whose upstream says
+// HTTP/1, are told from one that talks garbage. That the client still sends its
+// body then does not make it the client's fault.
+func TestUpstreamOfAnotherProtocol(t *testing.T) {
+	const garbage, alert, settings = "hello\r\n", "\x15\x03\x01\x00\x02\x02\x46", "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00\x40\x00"
+	const post = "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+	const whole = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
+	for name, tc := range map[string]struct {
+		reply, request, detail string
+		reason                 *reason.Reason
+		failure                upstream.Failure
+	}{
+		"TLS":                       {alert, whole, "the endpoint speaks TLS, and its upstream has no tls settings", reason.UpstreamProtocol, upstream.FailedProtocol},
+		"HTTP/2":                    {settings, whole, "the endpoint speaks HTTP/2, and its upstream's protocol is http1", reason.UpstreamProtocol, upstream.FailedProtocol},
+		"HTTP/2 under an upload":    {settings, post, "the endpoint speaks HTTP/2", reason.UpstreamProtocol, upstream.FailedProtocol},
+		"garbage":                   {garbage, whole, "not an HTTP/1 status line", reason.UpstreamProtocol, upstream.FailedProtocol},
+		"garbage under an upload":   {garbage, post, "not an HTTP/1 status line", reason.UpstreamProtocol, upstream.FailedProtocol},
+		"goes away under an upload": {"", post, "", reason.UpstreamReset, upstream.FailedReset},
+	} {
+		t.Run(name, func(t *testing.T) {
+			address := bare(t, func(c net.Conn) {
+				c.Read(make([]byte, 1<<10))
+				if io.WriteString(c, tc.reply); tc.reply != "" {
+					io.Copy(io.Discard, c)
+				}
+			})
+			m := http1.NewManager()
+			up, err := upstream.New(upstream.Settings{
+				Name: "up", Endpoints: []upstream.EndpointSettings{{Address: address}},
+				NewPool: func(a string, b *upstream.Breaker) upstream.Pool {
+					return http1.NewPool(http1.Settings{Address: a, Manager: m, Limiter: b})
+				},
+			}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { up.Close(t.Context()); m.Close() })
+			g := start(t, proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}})
+			dial(t, g.addr, "%s", tc.request)
+			if f := g.await(t, 1); f.refusal == nil || f.refusal.Reason != tc.reason || !strings.Contains(f.refusal.Detail, tc.detail) {
+				t.Errorf("%+v", f.refusal)
+			}
+			if tries := g.tried(); len(tries) != 1 || tries[0].Failure != tc.failure {
+				t.Errorf("%+v", tries)
+			}
+		})
 	}
 }
 

@@ -73,7 +73,7 @@ func (c *Conn) failed(err error) *transport.Failure {
 	switch {
 	case err == errStale:
 		f.Unsent, f.Stale = true, true
-	case c.upload.readErr != nil:
+	case c.upload.readErr != nil && c.upload.readErr != errStopped:
 		f.Reason, f.Cause, f.Client = transport.BodyReason(c.upload.readErr), c.upload.readErr, true
 	case state == stateGone:
 		f.Reason = reason.ClientGone
@@ -83,8 +83,12 @@ func (c *Conn) failed(err error) *transport.Failure {
 		f.Reason, f.Unsent = reason.UpstreamTLS, true
 	case c.refused != nil:
 		f.Reason, f.Cause = c.refused, errors.New(c.head.Detail)
-		if c.interims == 0 && isTLS(c.in[:c.w]) {
+		switch {
+		case c.interims > 0:
+		case isTLS(c.in[:c.w]):
 			f.Cause = errSpeaksTLS
+		case isHTTP2(c.in[:c.w]):
+			f.Cause = errSpeaksHTTP2
 		}
 	case c.writeErr != nil && !heard:
 		f.Cause, f.Stale = c.writeErr, c.reused
@@ -97,6 +101,15 @@ func (c *Conn) failed(err error) *transport.Failure {
 
 // errSpeaksTLS is for who forgot to say so.
 var errSpeaksTLS = errors.New("the endpoint speaks TLS, and its upstream has no tls settings")
+
+// errSpeaksHTTP2 is for who forgot to say so; gRPC servers do.
+var errSpeaksHTTP2 = errors.New("the endpoint speaks HTTP/2, and its upstream's protocol is http1; h2c is HTTP/2 without TLS")
+
+// isHTTP2 reports that b begins like the SETTINGS frame that a server of HTTP/2
+// sends first (RFC 9113, 3.4 and 6.5): a short one, of type 4, of no stream.
+func isHTTP2(b []byte) bool {
+	return len(b) >= 9 && b[0] == 0 && b[1] == 0 && b[3] == 4 && b[4] == 0 && b[5]|b[6]|b[7]|b[8] == 0
+}
 
 // isTLS reports that b begins like an alert or a handshake of TLS.
 func isTLS(b []byte) bool {

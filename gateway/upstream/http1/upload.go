@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"errors"
 	"io"
 	"strconv"
 	"sync"
@@ -16,10 +17,15 @@ type upload struct {
 	done    chan struct{}
 	// allRead says that the body's end has been reached: what is left is to
 	// hand the last bytes to the kernel.
-	allRead  atomic.Bool
-	readErr  error // from the body; read after done
+	allRead atomic.Bool
+	// stopping says that we have stopped reading the body, which is nobody's fault.
+	stopping atomic.Bool
+	readErr  error // from the body, or errStopped; read after done
 	writeErr error // from the connection; read after done
 }
+
+// errStopped ends a body that we did not want to read further.
+var errStopped = errors.New("the request body was not read further")
 
 const uploadBuffer = 32 << 10
 
@@ -28,6 +34,7 @@ var uploadBuffers = sync.Pool{New: func() any { b := make([]byte, uploadBuffer);
 func (c *Conn) startUpload() {
 	u := &c.upload
 	u.running, u.readErr, u.writeErr = true, nil, nil
+	u.stopping.Store(false)
 	go c.runUpload()
 }
 
@@ -83,7 +90,9 @@ func (u *upload) read(call *transport.Call, p []byte) (n int, end bool) {
 			return n, true
 		}
 		if err != nil {
-			u.readErr = err
+			if u.readErr = err; u.stopping.Load() {
+				u.readErr = errStopped
+			}
 			return 0, true
 		}
 		if n > 0 {
@@ -197,6 +206,7 @@ func (c *Conn) stopUpload() {
 	select {
 	case <-u.done:
 	default:
+		u.stopping.Store(true)
 		if c.call.Front != nil {
 			c.call.Front.InterruptBody()
 		}
