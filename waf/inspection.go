@@ -245,14 +245,16 @@ func (i *Inspection) verdict(it *types.Interruption, err error) Verdict {
 	return v
 }
 
-// binaryType reports types whose bodies are not text.
+// binaryType reports types whose bodies are not text. That of gRPC is none of
+// them: the messages of a call are nobody's to inspect, and what comes here under
+// its name goes where no gRPC is spoken.
 func binaryType(t string) bool {
 	switch t {
 	case "application/octet-stream", "application/protobuf", "application/x-protobuf",
 		"application/pdf", "application/zip", "application/gzip", "application/x-tar":
 		return true
 	}
-	for _, p := range []string{"application/grpc", "image/", "audio/", "video/", "font/"} {
+	for _, p := range []string{"application/grpc-web", "image/", "audio/", "video/", "font/"} {
 		if strings.HasPrefix(t, p) {
 			return t != "image/svg+xml"
 		}

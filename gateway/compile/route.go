@@ -37,10 +37,20 @@ func (b *build) routes() map[string]*compiled {
 		}
 		c := b.assemble(name, list, last.kind, last.handler)
 		c.needs = append(c.needs, last.needs...)
+		c.route.HTTP1 = b.mayUseHTTP1(last.needs)
 		b.result.Plans[name] = plan(c, last.text, last.upstreams)
 		out[name] = c
 	}
 	return out
+}
+
+// mayUseHTTP1 is true if any of these upstreams may be spoken to in HTTP/1. One
+// that chooses for itself (auto) may.
+func (b *build) mayUseHTTP1(upstreams []string) bool {
+	return slices.ContainsFunc(upstreams, func(key string) bool {
+		protocol := b.cfg.Upstreams[strings.TrimPrefix(key, upstreamKey)].Protocol
+		return protocol != "h2" && protocol != "h2c"
+	})
 }
 
 func pathText(m config.PathMatch) string {

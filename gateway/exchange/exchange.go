@@ -30,6 +30,9 @@ type Route struct {
 	Steps []string
 	// Recorder receives the outcome of every request of this route.
 	Recorder Recorder
+	// HTTP1 says that the request may go to an upstream by HTTP/1, which gRPC
+	// cannot be spoken in: see Exchange.Messages.
+	HTTP1 bool
 }
 
 // Recorder takes down a finished request. Calls are concurrent.

@@ -58,6 +58,14 @@ func (e *Exchange) BeginRPC() *reason.Reason {
 	return nil
 }
 
+// Messages reports that the request's body is messages of gRPC, a stream that
+// may go on for as long as the call does: not to be held, nor to be read by who
+// looks for text. A body that only says so, on its way to an upstream that knows
+// no gRPC, is one like any other: guards must not be talked out of reading it.
+func (e *Exchange) Messages() bool {
+	return e.RPC.Kind == grpc.Native && (e.Route == nil || !e.Route.HTTP1)
+}
+
 // NoteStatus takes down a call's status. message is as sent and is copied.
 func (e *Exchange) NoteStatus(c grpc.Code, message []byte) {
 	e.RPC.Known, e.RPC.Code, e.RPC.Message = true, c, nil

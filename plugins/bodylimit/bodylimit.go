@@ -4,7 +4,6 @@ import (
 	"github.com/gofiber/fiber/v2"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
-	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 )
@@ -20,7 +19,7 @@ func Factory() plugins.Factory {
 			if !e.Front.HasBody() {
 				return c.Next()
 			}
-			if e.RPC.Kind == grpc.Native {
+			if e.Messages() {
 				// A stream of messages may go on for as long as it likes.
 				if err := exchange.FollowMessages(c.Context(), max(limit, 1)); err != nil {
 					return err

@@ -186,6 +186,24 @@ func TestMessagesOfACall(t *testing.T) {
 	}
 }
 
+// Where an upstream may be spoken to in HTTP/1 there is no gRPC: a body that has
+// its type, and the five bytes before each message, is read like any other.
+func TestATypeOfGRPCIsNoWayToAnUpstreamOfHTTP1(t *testing.T) {
+	p := newInstance(t, inspecting())
+	form := "z=1&q=" + url.QueryEscape(attack) + strings.Repeat("+", 100)
+	for name, body := range map[string]string{
+		"framed text": "\x00\x00\x00\x00" + string(rune(len(form))) + form,
+		"text":        form,
+	} {
+		r := plugintest.Do(t, plugintest.Request{Raw: post("application/grpc", body), Edit: func(e *exchange.Exchange) {
+			e.RPC.Kind, e.Route.HTTP1 = grpc.Native, true
+		}}, p.Handle, echo)
+		if r.Refusal == nil || r.Refusal.Reason != reason.WAFBlocked {
+			t.Errorf("%s: passed, %v", name, r.Refusal)
+		}
+	}
+}
+
 func TestBodyThatBreaksOffIsNotTheWAFsRefusal(t *testing.T) {
 	p := newInstance(t, defaultPolicy())
 	r, _ := send(t, p, strings.TrimSuffix(post("application/json", `{"a":"b"}`), `"}`))

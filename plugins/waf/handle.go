@@ -8,7 +8,6 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
-	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	engine "github.com/gatehouse-proxy/gatehouse/waf"
 )
@@ -82,7 +81,7 @@ func (i *inspection) request() (engine.Verdict, error) {
 	if !i.e.Front.HasBody() {
 		return i.run.Body(nil, true), nil
 	}
-	if i.e.RPC.Kind == grpc.Native {
+	if i.e.Messages() {
 		// Protobuf is not for the rules to read. That these are messages makes
 		// sure that nothing else gets past them under the name of gRPC.
 		if err := exchange.FollowMessages(i.ctx, 0); err != nil {
