@@ -279,9 +279,7 @@ func TestNamesOnOnePort(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	for metric, want := range map[string]string{"web tls_required": "1", "pass tls_required": "1", "pass l4_no_route": "1"} {
-		if got := n.metric(t, "gatehouse_listener_protocol_refusals_total "+metric); got != want {
-			t.Errorf("%s: %s", metric, got)
-		}
+		eventually(t, metric, func() bool { return n.metric(t, "gatehouse_listener_protocol_refusals_total "+metric) == want })
 	}
 }
 

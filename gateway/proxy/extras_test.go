@@ -227,6 +227,9 @@ func TestMirror(t *testing.T) {
 	}
 	post(strings.NewReader("much too long"))
 	post(io.MultiReader(strings.NewReader("chunked")))
+	for end := time.Now().Add(10 * time.Second); g.proxy.MirrorStats().Sent < 2 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond) // the replies are still being read, which closing would cut short
+	}
 	g.proxy.Close(t.Context())
 	if s := g.proxy.MirrorStats(); s.TooLong != 2 || s.Sent != 2 || len(got) != 0 {
 		t.Errorf("%+v, %d more mirrored", s, len(got))

@@ -153,7 +153,7 @@ func TestGRPCStatusJudgesEndpoints(t *testing.T) {
 // judging is an upstream that ejects an endpoint after so many errors in a row.
 func judging(t testing.TB, errors int, addresses ...string) *upstream.Upstream {
 	t.Helper()
-	u := newUpstream(t, upstream.Settings{Outlier: upstream.OutlierSettings{
+	u := newUpstream(t, upstream.Settings{Algorithm: upstream.RoundRobin, Outlier: upstream.OutlierSettings{
 		Enabled: true, ConsecutiveErrors: errors, Interval: time.Minute, BaseEjection: time.Minute, MaxEjection: time.Minute, MaxEjectedPercent: 100,
 	}}, addresses...)
 	if err := u.Start(t.Context()); err != nil {

@@ -264,7 +264,7 @@ var harmless = map[string]struct{ protocols, why string }{
 	"a trailer \"transfer-encoding\"": {"h2c h2", "net/http drops it"},
 	"a trailer \"host\"":              {"h2c h2", "net/http drops it"},
 	"a trailer \"connection\"":        {"h2c h2", "net/http drops it"},
-	"a length of 0 with a body":       {"h2c h2", "the stream is reset; the upstream may have seen a request without a body"},
+	"a length of 0 with a body":       {"h2c h2 h3", "the stream is reset; the upstream may have seen a request without a body"},
 }
 
 // Whatever HTTP/1 refuses is refused by the other protocols, by whichever part

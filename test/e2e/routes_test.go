@@ -223,9 +223,9 @@ routes:
 	if got := <-mirrored; got != "POST /mirror last<nil>" {
 		t.Errorf("mirrored %q", got)
 	}
-	if err := is(g.metric(`gatehouse_upstream_mirrored_total{upstream="shadow"}`), 2); err != nil {
-		t.Errorf("mirrored: %v", err)
-	}
+	g.eventually("both copies are counted", func() error {
+		return is(g.metric(`gatehouse_upstream_mirrored_total{upstream="shadow"}`), 2)
+	})
 }
 
 // The upstream's limits refuse with a reason of their own.
