@@ -242,6 +242,7 @@ func (g *Gateway) leave(ctx context.Context, d *door, drain time.Duration) {
 	if d.http3 != nil {
 		d.http3.stop()
 	}
+	d.h1.Retire()
 	g.leaving.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, drain)
 		defer cancel()

@@ -100,11 +100,20 @@ func (n *node) url(t testing.TB, name string) string {
 // metric is the value of the metric line that begins with name.
 func (n *node) metric(t testing.TB, name string) string {
 	t.Helper()
+	value, lines := n.find(t, name)
+	if value == "" {
+		t.Fatalf("no metric %q among\n%s", name, strings.Join(lines, "\n"))
+	}
+	return value
+}
+
+// find is metric for one that may not be there yet; lines are all there are.
+func (n *node) find(t testing.TB, name string) (value string, lines []string) {
+	t.Helper()
 	families, err := n.metrics.Gatherer().Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var lines []string
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			line := f.GetName()
@@ -117,12 +126,11 @@ func (n *node) metric(t testing.TB, name string) string {
 			}
 			lines = append(lines, line)
 			if line == name {
-				return fmt.Sprint(v)
+				return fmt.Sprint(v), lines
 			}
 		}
 	}
-	t.Fatalf("no metric %q among\n%s", name, strings.Join(lines, "\n"))
-	return ""
+	return "", lines
 }
 
 // chain makes a route of handlers.

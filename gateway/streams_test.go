@@ -279,7 +279,10 @@ func TestNamesOnOnePort(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	for metric, want := range map[string]string{"web tls_required": "1", "pass tls_required": "1", "pass l4_no_route": "1"} {
-		eventually(t, metric, func() bool { return n.metric(t, "gatehouse_listener_protocol_refusals_total "+metric) == want })
+		eventually(t, metric, func() bool {
+			got, _ := n.find(t, "gatehouse_listener_protocol_refusals_total "+metric)
+			return got == want
+		})
 	}
 }
 

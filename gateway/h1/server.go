@@ -135,6 +135,10 @@ func (s *Server) Stats() (t Stats) {
 	return t
 }
 
+// Retire has every reply from now on end its connection, which Shutdown does
+// too: it is for who wants to be sure of that before going on.
+func (s *Server) Retire() { s.closing.Store(true) }
+
 // Shutdown ends idle connections now and busy ones with their reply, and lets
 // tunnels finish. Tunnels left after half the time that ctx gives are told, so
 // that both sides can end them in their own way. When ctx is done first it ends
