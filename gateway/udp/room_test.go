@@ -49,7 +49,8 @@ func TestFloodLeavesRoom(t *testing.T) {
 		"requests":    {upstream.Settings{Breaker: upstream.BreakerSettings{MaxConnections: 100, MaxRequests: most}}, 0},
 	} {
 		t.Run(what, func(t *testing.T) {
-			p := start(t, newUpstream(t, tc.upstream, silent(t)), func(s *udp.Settings, _ *udp.Job) { s.MaxSessions = tc.listener })
+			up := newUpstream(t, tc.upstream, silent(t))
+			p := start(t, up, func(s *udp.Settings, _ *udp.Job) { s.MaxSessions = tc.listener })
 			old := p.dial()
 			for range 2 { // assured: it has written again after a reply
 				if got := ask(t, old, "hello"); got != "welcome" {
@@ -59,7 +60,7 @@ func TestFloodLeavesRoom(t *testing.T) {
 			for range most - 1 {
 				p.dial().Write([]byte("flood"))
 			}
-			eventually(t, "the table is full", func() bool { return p.Stats().Open == most })
+			eventually(t, "the table is full", func() bool { return p.Stats().Open == most && up.Breaker().Requests() == most })
 			late := p.dial()
 			late.Write([]byte("hello"))
 			late.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
