@@ -56,10 +56,10 @@ func bulk(ctx context.Context, r *run) error {
 			transport http.RoundTripper
 		}{
 			{"HTTP/1.1", "http://" + g.address, &http.Transport{Protocols: http1}},
-			{"HTTP/1.1 over TLS", "https://" + secure, &http.Transport{Protocols: http1, TLSClientConfig: insecure}},
+			{"HTTP/1.1 over TLS", "https://" + secure, &http.Transport{Protocols: http1, TLSClientConfig: insecure.Clone()}},
 			{"h2c", "http://" + g.address, &http.Transport{Protocols: clear2}},
-			{"HTTP/2 over TLS", "https://" + secure, &http.Transport{Protocols: http2, TLSClientConfig: insecure}},
-			{"HTTP/3", "https://" + secure, &http3.Transport{TLSClientConfig: insecure}},
+			{"HTTP/2 over TLS", "https://" + secure, &http.Transport{Protocols: http2, TLSClientConfig: insecure.Clone()}},
+			{"HTTP/3", "https://" + secure, &http3.Transport{TLSClientConfig: insecure.Clone()}},
 		} {
 			client := &http.Client{Transport: c.transport}
 			for _, way := range []string{"download", "upload"} {
