@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/listener"
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxyproto"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
@@ -20,7 +21,7 @@ func (d *door) announced(p *proxyproto.Policy, next func(net.Conn) (net.Conn, er
 		return next
 	}
 	return func(nc net.Conn) (net.Conn, error) {
-		if p.Trusts(addrPort(nc.RemoteAddr()).Addr()) {
+		if p.Trusts(clientaddr.AddrPort(nc.RemoteAddr()).Addr()) {
 			if err := d.announce(p, nc); err != nil {
 				return nil, err
 			}
@@ -36,12 +37,12 @@ func (d *door) announce(p *proxyproto.Policy, nc net.Conn) error {
 	client, err := p.Read(nc)
 	if err != nil {
 		if !errors.Is(err, proxyproto.ErrNothingSaid) {
-			d.refusedConnection(reason.From(err), addrPort(nc.RemoteAddr()), proxying)
+			d.refusedConnection(reason.From(err), clientaddr.AddrPort(nc.RemoteAddr()), proxying)
 		}
 		return err
 	}
 	if a, ok := nc.(listener.Announcer); ok && !a.Announce(client) {
-		d.refusedConnection(reason.TooManyConnections.Because("for %v", client), addrPort(nc.RemoteAddr()), proxying)
+		d.refusedConnection(reason.TooManyConnections.Because("for %v", client), clientaddr.AddrPort(nc.RemoteAddr()), proxying)
 		return reason.TooManyConnections
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/accesslog"
@@ -25,7 +26,7 @@ func (d *door) secure(t *tlsterm.Terminator) func(net.Conn) (net.Conn, error) {
 			return c, nil
 		}
 		if !errors.Is(err, tlsterm.ErrNothingSaid) && !errors.Is(err, tlsterm.ErrChallenge) {
-			d.refusedConnection(reason.From(err), addrPort(nc.RemoteAddr()), secured)
+			d.refusedConnection(reason.From(err), clientaddr.AddrPort(nc.RemoteAddr()), secured)
 		}
 		return nil, err
 	}
@@ -84,15 +85,6 @@ func (d *door) refusedConnection(f *reason.Refusal, peer netip.AddrPort, at laye
 		Status: f.Reason.Status, Flags: f.Reason.Flag, Reason: f.Reason.Name,
 		Detail: detail, Step: at.step,
 	})
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	p := t.AddrPort()
-	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 }
 
 // sampler lets one line a second through and counts the others.

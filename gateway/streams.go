@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync/atomic"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/l4"
 	"github.com/gatehouse-proxy/gatehouse/gateway/listener"
@@ -100,7 +101,7 @@ func (d *door) sniffed(l *snapshot.Listener, next func(net.Conn) (net.Conn, erro
 		case opens && !errors.Is(err, reason.TLSHandshakeTimeout):
 			return next(again(nc, read)) // whoever ends TLS knows best what to say
 		default:
-			d.refusedConnection(reason.From(err), addrPort(nc.RemoteAddr()), sniffing)
+			d.refusedConnection(reason.From(err), clientaddr.AddrPort(nc.RemoteAddr()), sniffing)
 			return nil, err
 		}
 		b := d.acquire()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
@@ -117,7 +118,7 @@ type socketer interface{ Socket() *net.TCPConn }
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{srv: s, nc: nc, settings: s.settings.Load()}
 	c.face = c
-	c.peer = addrPort(nc.RemoteAddr())
+	c.peer = clientaddr.AddrPort(nc.RemoteAddr())
 	if s, ok := nc.(exchange.Secured); ok {
 		c.tls = s.TLS()
 	}
@@ -145,14 +146,6 @@ func newConn(s *Server, nc net.Conn) *conn {
 	}
 	c.readBy.Store(s.after(c.settings.HeadTimeout))
 	return c
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	if t, ok := a.(*net.TCPAddr); ok {
-		p := t.AddrPort()
-		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
-	}
-	return netip.AddrPort{}
 }
 
 // serve is the connection's goroutine.

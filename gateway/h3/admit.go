@@ -8,6 +8,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
@@ -26,7 +27,7 @@ func (s *Server) mustProve(a net.Addr) bool {
 	settings := s.settings.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.clients[clientOf(addrPort(a).Addr())]
+	n := s.clients[clientaddr.Network(clientaddr.AddrPort(a).Addr())]
 	return s.handshaking >= manyHandshakes ||
 		settings.MaxConnections > 0 && len(s.conns) >= settings.MaxConnections-settings.MaxConnections/4 ||
 		settings.MaxPerClient > 0 && n >= settings.MaxPerClient/2 ||
@@ -37,8 +38,8 @@ func (s *Server) mustProve(a net.Addr) bool {
 // The context it returns ends with the connection.
 func (s *Server) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 	settings := s.settings.Load()
-	peer := addrPort(info.RemoteAddr)
-	c := &Conn{server: s, first: peer, client: clientOf(peer.Addr())}
+	peer := clientaddr.AddrPort(info.RemoteAddr)
+	c := &Conn{server: s, first: peer, client: clientaddr.Network(peer.Addr())}
 	s.mu.Lock()
 	if settings.MaxConnections > 0 && len(s.conns) >= settings.MaxConnections ||
 		settings.MaxPerClient > 0 && s.clients[c.client] >= settings.MaxPerClient {
@@ -87,27 +88,4 @@ func (s *Settings) refuse(why *reason.Refusal, peer netip.AddrPort) {
 	if s.Refused != nil {
 		s.Refused(why, peer)
 	}
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	u, ok := a.(*net.UDPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	p := u.AddrPort()
-	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
-}
-
-// clientOf is what is counted as one client, as for TCP: whoever has an IPv6
-// address has the 2^64 of its network.
-func clientOf(a netip.Addr) netip.Prefix {
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	p, err := a.WithZone("").Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
@@ -57,7 +58,7 @@ func Of(ctx context.Context) *Conn {
 
 // Peer is the client's address now: it changes when a client moves between
 // networks.
-func (c *Conn) Peer() netip.AddrPort { return addrPort(c.RemoteAddr()) }
+func (c *Conn) Peer() netip.AddrPort { return clientaddr.AddrPort(c.RemoteAddr()) }
 
 // RemoteAddr is Peer as a *net.UDPAddr.
 func (c *Conn) RemoteAddr() net.Addr { return c.quic.RemoteAddr() }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxyproto"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/splice"
@@ -96,7 +97,7 @@ type conn struct {
 // Serve passes nc on, which it owns from now on, and returns at once. After
 // Shutdown or Close it closes nc.
 func (s *Server) Serve(nc net.Conn, job Job) {
-	c := &conn{job: job, client: nc, peer: addrPort(nc.RemoteAddr())}
+	c := &conn{job: job, client: nc, peer: clientaddr.AddrPort(nc.RemoteAddr())}
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()
@@ -161,7 +162,7 @@ func (s *Server) serve(c *conn, r *Record) {
 		r.Refusal = noRoute(c.job.Name)
 		return
 	}
-	choice := c.job.Route.Choose(c.peer, addrPort(c.client.LocalAddr()))
+	choice := c.job.Route.Choose(c.peer, clientaddr.AddrPort(c.client.LocalAddr()))
 	leg, endpoint, err := choice.Connect(s.ctx, "tcp")
 	r.Upstream, r.Endpoint, r.Attempts, r.Connected = choice.Upstream(), endpoint, choice.Tries(), time.Since(r.Began)
 	if err != nil {
@@ -294,15 +295,4 @@ func (s *Server) Close() error {
 		return errors.New("l4: connections did not end in time: " + fmt.Sprint(s.Stats().Open))
 	}
 	return nil
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	var p netip.AddrPort
-	switch t := a.(type) {
-	case *net.TCPAddr:
-		p = t.AddrPort()
-	case *net.UDPAddr:
-		p = t.AddrPort()
-	}
-	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 }

@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 )
 
 // Announcer is an accepted connection that another proxy has made for a
@@ -76,7 +78,7 @@ func (c *tcpConn) RemoteAddr() net.Addr {
 
 // Announce implements Announcer.
 func (c *tcpConn) Announce(client netip.AddrPort) bool {
-	return c.announce(client, addrPort(c.TCPConn.RemoteAddr()))
+	return c.announce(client, clientaddr.AddrPort(c.TCPConn.RemoteAddr()))
 }
 
 // plainConn is any other accepted connection.
@@ -102,5 +104,5 @@ func (c *plainConn) RemoteAddr() net.Addr {
 
 // Announce implements Announcer.
 func (c *plainConn) Announce(client netip.AddrPort) bool {
-	return c.announce(client, addrPort(c.Conn.RemoteAddr()))
+	return c.announce(client, clientaddr.AddrPort(c.Conn.RemoteAddr()))
 }

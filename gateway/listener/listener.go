@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
@@ -163,7 +164,7 @@ func (l *Listener) accept(h Handler) {
 // admit counts a connection in and hands it over, or closes it.
 func (l *Listener) admit(h Handler, nc net.Conn) {
 	s := l.settings.Load()
-	peer := addrPort(nc.RemoteAddr())
+	peer := clientaddr.AddrPort(nc.RemoteAddr())
 	c := &conn{l: l}
 	if s.Announces == nil || !s.Announces(peer.Addr()) {
 		c.client = clientOf(peer.Addr())
@@ -281,25 +282,10 @@ func reset(nc net.Conn) {
 	_ = nc.Close()
 }
 
-func addrPort(a net.Addr) netip.AddrPort {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	p := t.AddrPort()
-	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
-}
-
-// clientOf is what is counted as one client. Whoever has an IPv6 address has
-// the 2^64 of its network.
+// clientOf is what is counted as one client.
 func clientOf(a netip.Addr) netip.Prefix {
-	bits := 32
-	if a.Is6() {
-		bits = 64
+	if p := clientaddr.Network(a); p.IsValid() {
+		return p
 	}
-	p, err := a.WithZone("").Prefix(bits)
-	if err != nil {
-		return nobody
-	}
-	return p
+	return nobody
 }

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
@@ -182,7 +183,7 @@ func TestClientOf(t *testing.T) {
 		"192.0.2.1": "192.0.2.1/32", "::ffff:192.0.2.1": "192.0.2.1/32",
 		"2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64", "2001:db8:1:2::": "2001:db8:1:2::/64", "fe80::1%eth0": "fe80::/64",
 	} {
-		if got := clientOf(addrPort(net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(in), 1))).Addr()).String(); got != want {
+		if got := clientOf(clientaddr.AddrPort(net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(in), 1))).Addr()).String(); got != want {
 			t.Errorf("%s: %s", in, got)
 		}
 	}

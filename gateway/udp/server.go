@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/l4"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
@@ -163,7 +164,7 @@ func (s *Server) read() {
 // admit begins a session, or refuses it.
 func (s *Server) admit(k key, from netip.AddrPort, info []byte) *session {
 	set := s.settings.Load()
-	client := clientOf(k.client.Addr())
+	client := clientaddr.Network(k.client.Addr())
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()
@@ -204,7 +205,7 @@ func (s *Server) left(x *session) {
 	if x.going {
 		s.going--
 	}
-	client := clientOf(x.key.client.Addr())
+	client := clientaddr.Network(x.key.client.Addr())
 	if s.clients[client]--; s.clients[client] == 0 {
 		delete(s.clients, client)
 	}
@@ -270,15 +271,4 @@ func (s *Server) Close() error {
 		return errors.New("udp: sessions did not end in time")
 	}
 	return nil
-}
-
-// clientOf is what is counted as one client. Whoever has an IPv6 address has
-// the 2^64 of its network.
-func clientOf(a netip.Addr) netip.Prefix {
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.WithZone("").Prefix(bits) // of an address that is valid
-	return p
 }
