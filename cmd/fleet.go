@@ -3,9 +3,6 @@ package cmd
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,14 +11,10 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
 	"github.com/gatehouse-proxy/gatehouse/control/fleet"
 	"github.com/gatehouse-proxy/gatehouse/control/revision"
-	"github.com/gatehouse-proxy/gatehouse/control/store"
-	"github.com/gatehouse-proxy/gatehouse/control/store/local"
-	"github.com/gatehouse-proxy/gatehouse/control/store/redis"
 )
 
 // member is what a node has whose config comes from the store.
 type member struct {
-	store     store.Store
 	follower  *fleet.Follower
 	publisher *fleet.Publisher
 	key       string // public key of the control role; empty: none
@@ -44,8 +37,8 @@ func (n *node) openFleet(ctx context.Context, s *nodeSettings) error {
 	if err != nil {
 		return err
 	}
-	if m.store, err = openStore(c, s.source.Dir); err != nil {
-		return err
+	if err := n.openStoreFile(); err != nil {
+		return fmt.Errorf("node.data_dir: %w", err)
 	}
 	own, dir := s.config.Node, s.source.Dir
 	parse := func(files []config.File) (*config.Config, *config.Source, error) {
@@ -56,7 +49,7 @@ func (n *node) openFleet(ctx context.Context, s *nodeSettings) error {
 		role, m.key = "control", key.Public().String()
 	}
 	m.follower, err = fleet.New(fleet.Settings{
-		Store: m.store, Trusted: ring, Control: key != nil, Dir: c.DataDir,
+		Store: n.store, Trusted: ring, Control: key != nil, Dir: c.DataDir,
 		Self:  fleet.Member{Node: nodeName(c), Zone: c.Zone, Role: role, Version: s.version},
 		Parse: parse, Metrics: n.metrics, Log: n.log,
 	})
@@ -64,7 +57,7 @@ func (n *node) openFleet(ctx context.Context, s *nodeSettings) error {
 		return err
 	}
 	m.publisher = fleet.NewPublisher(fleet.PublisherSettings{
-		Store: m.store, Key: key, Follower: m.follower, Parse: parse, Log: n.log,
+		Store: n.store, Key: key, Follower: m.follower, Parse: parse, Log: n.log,
 		Check: func(_ context.Context, cfg *config.Config, src *config.Source) error {
 			if _, err := dryRun(&environment{version: s.version, plugins: s.plugins}, cfg, src); err != nil {
 				return err
@@ -126,66 +119,14 @@ func below(dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
-// openStore opens what node.store names. It connects to nothing yet.
-func openStore(c config.Node, dir string) (store.Store, error) {
-	r := c.Store.Redis
-	if r == nil {
-		s, err := local.Open(c.DataDir)
-		if err != nil {
-			return nil, fmt.Errorf("node.data_dir: %w", err)
-		}
-		return s, nil
-	}
-	s := redis.Settings{
-		Addresses: r.Addresses, Sentinel: r.Sentinel, Cluster: r.Cluster,
-		Username: r.Username, Password: r.Password.Reveal(),
-		SentinelUsername: r.SentinelUsername, SentinelPassword: r.SentinelPassword.Reveal(),
-		DB: r.DB, Prefix: r.Prefix, Timeout: r.Timeout.D(),
-	}
-	if r.TLS != nil {
-		var err error
-		if s.TLS, err = storeTLS(r.TLS, dir); err != nil {
-			return nil, fmt.Errorf("node.store.redis.tls.%w", err)
-		}
-	}
-	return redis.New(s), nil
-}
-
-func storeTLS(t *config.RedisTLS, dir string) (*tls.Config, error) {
-	out := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(below(dir, t.CAFile))
-		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
-		}
-		out.RootCAs = x509.NewCertPool()
-		if !out.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca_file: %s has no certificate in PEM form", t.CAFile)
-		}
-	}
-	if t.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(below(dir, t.CertFile), below(dir, t.KeyFile))
-		if err != nil {
-			return nil, fmt.Errorf("cert_file: %w", err)
-		}
-		out.Certificates = []tls.Certificate{pair}
-	}
-	return out, nil
-}
-
 // close ends the membership; safe on a half-built one.
-func (m *member) close() error {
-	var errs []error
+func (m *member) close() {
 	if m.publisher != nil {
 		m.publisher.Close()
 	}
 	if m.follower != nil {
 		m.follower.Close()
 	}
-	if m.store != nil {
-		errs = append(errs, m.store.Close())
-	}
-	return errors.Join(errs...)
 }
 
 // fleetStatus is what `gatehouse status` shows of the fleet's config.

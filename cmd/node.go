@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/admin"
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/control"
+	"github.com/gatehouse-proxy/gatehouse/control/store"
 	"github.com/gatehouse-proxy/gatehouse/gateway"
 	"github.com/gatehouse-proxy/gatehouse/gateway/acme"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
@@ -39,6 +40,7 @@ type node struct {
 	loop      *control.Loop
 	admin     *admin.Server // nil: off
 	events    *waf.EventLog // nil: none
+	store     store.Store   // what the node shares with others; untouched unless something needs it
 	fleet     *member       // nil: the config is a file
 }
 
@@ -72,6 +74,9 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	}
 	n.metrics = metrics.New(metrics.Settings{Version: s.version, Reasons: reasonNames()})
 	if err := n.openTelemetry(ctx, c, s.version); err != nil {
+		return err
+	}
+	if n.store, err = newStore(c, s.source.Dir); err != nil {
 		return err
 	}
 	if err := n.openFleet(ctx, &s); err != nil {
@@ -229,7 +234,7 @@ func (n *node) stop(ctx context.Context) error {
 func (n *node) close(ctx context.Context) error {
 	var errs []error
 	if n.fleet != nil {
-		errs = append(errs, n.fleet.close())
+		n.fleet.close()
 	}
 	if n.loop != nil {
 		n.loop.Close()
@@ -255,6 +260,9 @@ func (n *node) close(ctx context.Context) error {
 	}
 	if n.accessLog != nil {
 		errs = append(errs, n.accessLog.Close(ctx))
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
 	}
 	return errors.Join(errs...)
 }

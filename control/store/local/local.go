@@ -29,7 +29,10 @@ var (
 
 // Store is a store.Store in DIR/store.db.
 type Store struct {
-	db *bbolt.DB
+	dir string
+	mu  sync.RWMutex // held for reading while the file is used; guards db and end
+	db  *bbolt.DB    // nil: not open
+	end bool
 	watchers
 	leases
 	limits
@@ -41,19 +44,59 @@ var _ store.Store = (*Store)(nil)
 // being replaced.
 const lockTime = 5 * time.Second
 
-// Open opens or makes the file in dir, which is made with mode 0700 if it is not
-// there. Its error names the file.
+// New returns a store that opens its file when it is first used: a node that
+// shares nothing leaves no file behind.
+func New(dir string) *Store {
+	s := &Store{dir: dir}
+	s.leases.init(func() { s.tell(store.TopicLeases) })
+	s.limits.init()
+	return s
+}
+
+// Open is New, and opens or makes the file, in a folder that is made with mode
+// 0700 if it is not there. Its error names the file.
 func Open(dir string) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	s := New(dir)
+	if _, err := s.use(); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "store.db")
+	s.mu.RUnlock()
+	return s, nil
+}
+
+// use returns the file, open, and holds mu for reading, except after an error.
+func (s *Store) use() (*bbolt.DB, error) {
+	for {
+		s.mu.RLock()
+		if s.db != nil {
+			return s.db, nil
+		}
+		s.mu.RUnlock()
+		if err := s.open(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (s *Store) open() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.end {
+		return errors.New("store: is closed")
+	}
+	if s.db != nil {
+		return nil
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	path := filepath.Join(s.dir, "store.db")
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTime})
 	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fmt.Errorf("%s: another process has it open", path)
+		return fmt.Errorf("%s: another process has it open", path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{revisionHeads, revisionData, values} {
@@ -64,23 +107,57 @@ func Open(dir string) (*Store, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
+		return errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
 	}
-	s := &Store{db: db}
-	s.leases.init(func() { s.tell(store.TopicLeases) })
-	s.limits.init()
-	return s, nil
+	s.db = db
+	return nil
+}
+
+func (s *Store) view(f func(*bbolt.Tx) error) error {
+	db, err := s.use()
+	if err != nil {
+		return err
+	}
+	defer s.mu.RUnlock()
+	return db.View(f)
+}
+
+func (s *Store) update(f func(*bbolt.Tx) error) error {
+	db, err := s.use()
+	if err != nil {
+		return err
+	}
+	defer s.mu.RUnlock()
+	return db.Update(f)
+}
+
+// Release closes the file, so that another process can open it; what uses the
+// store next opens it again.
+func (s *Store) Release() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	db := s.db
+	s.db = nil
+	if db == nil {
+		return nil
+	}
+	return db.Close()
 }
 
 // Close implements store.Store.
-func (s *Store) Close() error { return s.db.Close() }
+func (s *Store) Close() error {
+	s.mu.Lock()
+	s.end = true
+	s.mu.Unlock()
+	return s.Release()
+}
 
 // Ping implements store.Store.
 func (s *Store) Ping(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return s.db.View(func(*bbolt.Tx) error { return nil })
+	return s.view(func(*bbolt.Tx) error { return nil })
 }
 
 func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
@@ -106,7 +183,7 @@ func put(tx *bbolt.Tx, r *store.Revision) error {
 
 // Publish implements store.Revisions.
 func (s *Store) Publish(_ context.Context, r *store.Revision) error {
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	err := s.update(func(tx *bbolt.Tx) error {
 		if r.Number == 0 || r.Number != latest(tx)+1 {
 			return store.ErrConflict
 		}
@@ -120,7 +197,7 @@ func (s *Store) Publish(_ context.Context, r *store.Revision) error {
 
 // Latest implements store.Revisions.
 func (s *Store) Latest(context.Context) (n uint64, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error { n = latest(tx); return nil })
+	err = s.view(func(tx *bbolt.Tx) error { n = latest(tx); return nil })
 	return n, err
 }
 
@@ -134,7 +211,7 @@ func read(head []byte) (*store.Revision, error) {
 
 // Revision implements store.Revisions.
 func (s *Store) Revision(_ context.Context, n uint64) (r *store.Revision, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
+	err = s.view(func(tx *bbolt.Tx) error {
 		head := tx.Bucket(revisionHeads).Get(number(n))
 		if head == nil {
 			return store.ErrNotFound
@@ -153,7 +230,7 @@ func (s *Store) Revision(_ context.Context, n uint64) (r *store.Revision, err er
 
 // History implements store.Revisions.
 func (s *Store) History(_ context.Context, before uint64, limit int) (list []store.Revision, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
+	err = s.view(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(revisionHeads).Cursor()
 		k, head := c.Last()
 		if before > 0 && before <= latest(tx) {
@@ -177,7 +254,7 @@ func (s *Store) Restore(_ context.Context, list []*store.Revision) error {
 	if err := store.CheckRestore(list); err != nil {
 		return err
 	}
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	err := s.update(func(tx *bbolt.Tx) error {
 		if latest(tx) > 0 {
 			return store.ErrConflict
 		}

@@ -1,6 +1,7 @@
 package local_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -75,5 +76,43 @@ func TestAFileThatIsNoStoreIsNamed(t *testing.T) {
 	}
 	if b, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(b), "not a store") {
 		t.Errorf("the file was changed: %.20q, %v", b, err)
+	}
+}
+
+func TestFileIsOpenedByTheFirstUse(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	s := local.New(dir)
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("a store nobody uses has left something: %v", err)
+	}
+	if err := s.Put(t.Context(), "certs", "a", []byte("y"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(t.Context(), "certs", "a"); err == nil || errors.Is(err, store.ErrNotFound) {
+		t.Errorf("a closed store answers: %v", err)
+	}
+}
+
+func TestReleasedFileGoesToWhoeverIsNext(t *testing.T) {
+	dir := t.TempDir()
+	one := open(t, dir)
+	if err := one.Put(t.Context(), "certs", "a", []byte("1"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := one.Release(); err != nil {
+		t.Fatal(err)
+	}
+	two := open(t, dir)
+	if err := two.Put(t.Context(), "certs", "a", []byte("2"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := two.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := one.Get(t.Context(), "certs", "a"); err != nil || string(got) != "2" {
+		t.Errorf("got %q, %v", got, err)
 	}
 }

@@ -39,7 +39,7 @@ func (s *Store) Get(_ context.Context, folder, name string) (data []byte, err er
 	if err := store.CheckNames(folder, name); err != nil {
 		return nil, err
 	}
-	err = s.db.View(func(tx *bbolt.Tx) error {
+	err = s.view(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(values).Bucket([]byte(folder))
 		if b == nil {
 			return store.ErrNotFound
@@ -59,7 +59,7 @@ func (s *Store) change(folder string, names []string, f func(b *bbolt.Bucket) er
 	if err := store.CheckNames(folder, names...); err != nil {
 		return err
 	}
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	err := s.update(func(tx *bbolt.Tx) error {
 		b, err := tx.Bucket(values).CreateBucketIfNotExists([]byte(folder))
 		if err != nil {
 			return err
@@ -118,7 +118,7 @@ func (s *Store) List(_ context.Context, folder string) (list []store.Value, err 
 	if err := store.CheckNames(folder); err != nil {
 		return nil, err
 	}
-	err = s.db.View(func(tx *bbolt.Tx) error {
+	err = s.view(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(values).Bucket([]byte(folder))
 		if b == nil {
 			return nil
