@@ -52,6 +52,7 @@ func (n *node) openFleet(ctx context.Context, s *nodeSettings) error {
 		Store: n.store, Trusted: ring, Control: key != nil, Dir: c.DataDir,
 		Self:  fleet.Member{Node: nodeName(c), Zone: c.Zone, Role: role, Version: s.version},
 		Parse: parse, Metrics: n.metrics, Log: n.log,
+		Incomplete: func() bool { s := n.loop.Status(); return !s.Whole() },
 	})
 	if err != nil {
 		return err

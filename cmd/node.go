@@ -9,8 +9,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/gatehouse-proxy/gatehouse/admin"
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/control"
@@ -39,7 +37,7 @@ type node struct {
 	compiler  *compile.Compiler
 	loop      *control.Loop
 	admin     *admin.Server // nil: off
-	events    *waf.EventLog // nil: none
+	events    *eventLog
 	store     store.Store   // what the node shares with others; untouched unless something needs it
 	fleet     *member       // nil: the config is a file
 }
@@ -82,10 +80,7 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	if err := n.openFleet(ctx, &s); err != nil {
 		return err
 	}
-	engines, sink, err := n.firewall(s.config)
-	if err != nil {
-		return err
-	}
+	n.events = newEventLog(n.metrics.Registerer(), n.log)
 	authorities, err := n.openACME(s)
 	if err != nil {
 		return err
@@ -94,7 +89,7 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 		Log: n.log, Metrics: n.metrics, AccessLog: n.accessLog, Tracer: n.tracer, Challenges: authorities.Challenges(),
 	})
 	n.compiler, err = compile.New(compile.Settings{
-		Plugins: append(builtin(engines, sink), s.plugins...),
+		Plugins: append(builtin(waf.NewPool(), n.events), s.plugins...),
 		Log:     n.log, Metrics: n.metrics, Zone: c.Zone, Node: c.Name, ACME: authorities,
 	})
 	if err != nil {
@@ -102,7 +97,7 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	}
 	n.loop = control.New(control.Settings{
 		Load: s.load, Paths: s.watch, Compiler: n.compiler,
-		Gateway: n.gateway, Metrics: n.metrics, Log: n.log,
+		Gateway: n.gateway, Prepare: n.events.prepare, Metrics: n.metrics, Log: n.log,
 	})
 	if err := n.openAdmin(ctx, c); err != nil {
 		return err
@@ -172,28 +167,6 @@ func (n *node) openTelemetry(ctx context.Context, c config.Node, version string)
 	return nil
 }
 
-// firewall makes the pool of engines and opens the event log.
-func (n *node) firewall(c *config.Config) (*waf.Pool, waf.Sink, error) {
-	pool := waf.NewPool()
-	l := c.WAF.EventLog
-	if l.Path == "off" {
-		return pool, nil, nil
-	}
-	format := waf.JSON
-	if l.Format == "modsecurity" {
-		format = waf.ModSecurity
-	}
-	log, err := waf.OpenEventLog(l.Path, format)
-	if err != nil {
-		return nil, nil, err
-	}
-	n.events = log
-	n.metrics.Registerer().MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "gatehouse_waf_events_dropped_total", Help: "Events that the event log could not take.",
-	}, func() float64 { return float64(log.Dropped()) }))
-	return pool, log, nil
-}
-
 func (n *node) openAdmin(ctx context.Context, c config.Node) (err error) {
 	if c.Admin.Address == "off" {
 		return nil
@@ -256,7 +229,7 @@ func (n *node) close(ctx context.Context) error {
 		errs = append(errs, n.tracer.Close(ctx))
 	}
 	if n.events != nil {
-		errs = append(errs, n.events.Close())
+		errs = append(errs, n.events.close())
 	}
 	if n.accessLog != nil {
 		errs = append(errs, n.accessLog.Close(ctx))

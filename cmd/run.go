@@ -103,9 +103,7 @@ func (n *node) reopenLogs() {
 	if n.accessLog != nil {
 		errs = append(errs, n.accessLog.Reopen())
 	}
-	if n.events != nil {
-		errs = append(errs, n.events.Reopen())
-	}
+	errs = append(errs, n.events.reopen())
 	if err := errors.Join(errs...); err != nil {
 		n.log.Error("a log could not be reopened; the old file stays in use", "error", err)
 	}

@@ -25,6 +25,9 @@ func (s *status) wrong(now time.Time) (list []string) {
 	} else if s.Config.Error != "" {
 		add("config: the newest one was refused %s, an older one serves: %s", ago(s.Config.ErrorAt, now), s.Config.Error)
 	}
+	if s.Config.Missing != "" {
+		add("config: this node does without a part of it: %s", s.Config.Missing)
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Config.Broken)) {
 		add("route %s: answers 503: %s", name, s.Config.Broken[name])
 	}

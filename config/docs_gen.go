@@ -316,7 +316,7 @@ var docs = map[string]string{
 	"config.ValueMatch.Present":                   "true: must be there with any value; false: must not be there.",
 	"config.ValueMatch.Regex":                     "RE2, matched against the whole value.",
 	"config.WAF":                                  "Policies and virtual patches.",
-	"config.WAF.EventLog":                         "Where events go besides the node's own log. Changes here need a restart.",
+	"config.WAF.EventLog":                         "Where events go besides the node's own log.",
 	"config.WAF.Patches":                          "Virtual patches by name; they apply in every policy that is not off.",
 	"config.WAF.Policies":                         "Policies by name; the plugin waf chooses one.",
 	"config.WAFEventLog":                          "One record for every request in which a rule matched. Credentials in it are masked.",

@@ -43,7 +43,7 @@ type WAF struct {
 	Policies map[string]WAFPolicy `yaml:"policies"`
 	// Virtual patches by name; they apply in every policy that is not off.
 	Patches map[string]WAFPatch `yaml:"patches"`
-	// Where events go besides the node's own log. Changes here need a restart.
+	// Where events go besides the node's own log.
 	EventLog WAFEventLog `yaml:"event_log"`
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/config/problem"
 	"github.com/gatehouse-proxy/gatehouse/config/watch"
 	"github.com/gatehouse-proxy/gatehouse/gateway"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
@@ -31,7 +32,11 @@ type Settings struct {
 	Paths    []string
 	Compiler *compile.Compiler
 	Gateway  *gateway.Gateway
-	Metrics  *metrics.Metrics
+	// Prepare makes ready what a config asks of the node besides a snapshot. One
+	// of commit and undo is called afterwards. A problem changes nothing. nil:
+	// there is nothing besides.
+	Prepare func(cfg *config.Config) (commit, undo func(), problems []problem.Problem)
+	Metrics *metrics.Metrics
 	Log      *slog.Logger
 }
 
@@ -48,14 +53,18 @@ type Status struct {
 	ErrorAt time.Time `json:"error_at,omitzero"`
 	// Broken are routes that answer 503 because this node cannot build them.
 	Broken map[string]string `json:"broken,omitempty"`
+	// Missing is what else of the config this node does without.
+	Missing string `json:"missing,omitempty"`
 }
+
+// Whole is true if all of the live config works on this node.
+func (s *Status) Whole() bool { return len(s.Broken) == 0 && s.Missing == "" }
 
 // Loop is the control loop of one node.
 type Loop struct {
-	s      Settings
-	node   config.Node
-	events config.WAFEventLog
-	drain  time.Duration
+	s     Settings
+	node  config.Node
+	drain time.Duration
 
 	reload   sync.Mutex     // serialises apply; guards source; taken before mu
 	source   *config.Source // of the running config
@@ -75,8 +84,7 @@ func New(s Settings) *Loop { return &Loop{s: s, stop: func() {}} }
 // instead of keeping the node from starting. Without src nothing is live before
 // the first Take; first then only says what the node was started with.
 func (l *Loop) Start(ctx context.Context, first *config.Config, src *config.Source) error {
-	l.node, l.events = first.Node, first.WAF.EventLog
-	l.drain = first.Node.Drain.Timeout.D()
+	l.node, l.drain = first.Node, first.Node.Drain.Timeout.D()
 	if src == nil {
 		return nil
 	}
@@ -131,8 +139,9 @@ func (l *Loop) Reload(ctx context.Context, why string) error {
 	return l.change(ctx, why, l.s.Load)
 }
 
-// Take is Reload for a config that somebody else has read. The first one that
-// goes live may have broken routes, as one the node is started with.
+// Take is Reload for a config that somebody else has read, who may try again
+// and again: the same error is logged once. The first config that goes live may
+// have broken routes, as one the node is started with.
 func (l *Loop) Take(ctx context.Context, cfg *config.Config, src *config.Source, why string) error {
 	return l.change(ctx, why, func() (*config.Config, *config.Source, error) { return cfg, src, nil })
 }
@@ -143,10 +152,14 @@ func (l *Loop) change(ctx context.Context, why string, load func() (*config.Conf
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
+		level := slog.LevelError
+		if l.s.Load == nil && l.status.Error == err.Error() {
+			level = slog.LevelDebug
+		}
 		l.s.Metrics.Config.Failed(time.Since(started))
 		l.status.Failures++
 		l.status.Error, l.status.ErrorAt = err.Error(), time.Now()
-		l.s.Log.Error("the new config was refused; the running one stays", "cause", why, "error", err)
+		l.s.Log.Log(ctx, level, "the new config was refused; the running one stays", "cause", why, "error", err)
 		return err
 	}
 	l.status.Reloads++
@@ -161,13 +174,13 @@ func (l *Loop) tryChange(ctx context.Context, why string, load func() (*config.C
 	if err != nil {
 		return err
 	}
-	if l.source != nil && src.Same(l.source) && len(l.Status().Broken) == 0 {
+	if status := l.Status(); l.source != nil && status.Whole() && src.Same(l.source) {
 		l.s.Log.Info("the config has not changed", "cause", why)
 		l.s.Metrics.Config.Unchanged()
 		return nil // with a broken route one goes on: it may have been mended outside the config
 	}
-	if !reflect.DeepEqual(cfg.Node, l.node) || cfg.WAF.EventLog != l.events {
-		l.s.Log.Warn("settings under node or waf.event_log differ from those the node started with; they take effect after a restart")
+	if !reflect.DeepEqual(cfg.Node, l.node) {
+		l.s.Log.Warn("settings under node differ from those the node started with; they take effect after a restart")
 	}
 	mode := compile.AllOrNothing
 	if l.source == nil {
@@ -182,10 +195,17 @@ func (l *Loop) apply(ctx context.Context, cfg *config.Config, src *config.Source
 	if err != nil {
 		return err
 	}
-	if err := l.s.Gateway.Swap(ctx, result.Snapshot, l.drain); err != nil {
+	commit, undo, missing, err := l.prepare(cfg, src, mode)
+	if err != nil {
 		result.Snapshot.Release()
 		return err
 	}
+	if err := l.s.Gateway.Swap(ctx, result.Snapshot, l.drain); err != nil {
+		undo()
+		result.Snapshot.Release()
+		return err
+	}
+	commit()
 	l.s.Metrics.Retain(result.Routes, result.Upstreams, result.Listeners)
 	l.s.Compiler.Live(result)
 	l.source = src
@@ -196,12 +216,32 @@ func (l *Loop) apply(ctx context.Context, cfg *config.Config, src *config.Source
 	l.mu.Lock()
 	l.revision++
 	l.s.Metrics.Config.Applied(l.revision, time.Now(), time.Since(started), len(result.Broken))
-	l.status.Digest, l.status.Loaded, l.status.Broken = digest, time.Now(), result.Broken
+	l.status.Digest, l.status.Loaded, l.status.Broken, l.status.Missing = digest, time.Now(), result.Broken, missing
 	l.status.Error, l.status.ErrorAt = "", time.Time{} // it tells of an older config
 	l.mu.Unlock()
 	debug.FreeOSMemory() // building leaves more behind than serving will ever need
 	l.s.Log.Info("config is live", "digest", short(digest), "routes", len(cfg.Routes), "upstreams", len(cfg.Upstreams))
 	return nil
+}
+
+// prepare asks for what the config wants besides a snapshot. What cannot be had
+// keeps a node from starting with its own file, which somebody looks at then;
+// one that starts with a config of others does without.
+func (l *Loop) prepare(cfg *config.Config, src *config.Source, mode compile.Mode) (commit, undo func(), missing string, err error) {
+	none := func() {}
+	if l.s.Prepare == nil {
+		return none, none, "", nil
+	}
+	commit, undo, problems := l.s.Prepare(cfg)
+	if len(problems) == 0 {
+		return commit, undo, "", nil
+	}
+	err = src.Locate(problems)
+	if mode != compile.ServeTheRest || l.s.Load != nil {
+		return none, none, "", err
+	}
+	l.s.Log.Error("a part of the config cannot be had on this node, which does without", "error", err)
+	return none, none, err.Error(), nil
 }
 
 // Status is a copy of the current status.

@@ -20,14 +20,13 @@ import (
 )
 
 const (
-	// poll is how often the store is asked for its newest number: what a lost
-	// notification costs.
-	poll = time.Second
+	defaultPoll = time.Second
 	// patience is how long the store may take for one question and its answer.
 	patience = 3 * time.Second
 )
 
-// Settings are what a node follows the fleet's config with; all are required.
+// Settings are what a node follows the fleet's config with; all are required
+// but Incomplete and Poll.
 type Settings struct {
 	Store   store.Store
 	Trusted revision.Keyring
@@ -38,7 +37,13 @@ type Settings struct {
 	// Self is how the node introduces itself: Node, Zone, Role and Version.
 	Self Member
 	// Parse reads and validates the files of a revision for this node.
-	Parse   func(files []config.File) (*config.Config, *config.Source, error)
+	Parse func(files []config.File) (*config.Config, *config.Source, error)
+	// Incomplete is true while the live revision does not work as a whole on this
+	// node; it is then tried again from time to time. nil: it always does.
+	Incomplete func() bool
+	// Poll is how often the store is asked for its newest number: what a lost
+	// notification costs. 0: 1 s.
+	Poll    time.Duration
 	Metrics *metrics.Metrics
 	Log     *slog.Logger
 }
@@ -87,6 +92,7 @@ type Follower struct {
 	kept  *kept
 	first []candidate
 	seen  uint64 // the newest number that has been dealt with, for good or ill
+	again retry
 
 	mu     sync.Mutex // guards status
 	status Status
@@ -101,6 +107,8 @@ type candidate struct {
 	cfg  *config.Config
 	src  *config.Source
 	disk bool
+	// again: it was refused here before, or did not work as a whole.
+	again bool
 }
 
 // New returns a follower that has done nothing. Its error is about the name of
@@ -110,6 +118,9 @@ func New(s Settings) (*Follower, error) {
 		return nil, fmt.Errorf("node.name: %w", err)
 	}
 	s.Self.Instance = rand.Text()[:12]
+	if s.Poll <= 0 {
+		s.Poll = defaultPoll
+	}
 	f := &Follower{
 		s: s, kick: make(chan struct{}, 1), told: make(chan struct{}, 1), stop: func() {},
 		kept: newKept(s.Dir, s.Control),
@@ -152,7 +163,7 @@ func (f *Follower) consider(r *store.Revision, disk bool) {
 		f.refuse(r.Number, metrics.RevisionInvalid, err)
 		return
 	}
-	f.first = append(f.first, candidate{r, cfg, src, disk})
+	f.first = append(f.first, candidate{r: r, cfg: cfg, src: src, disk: disk})
 }
 
 func (f *Follower) parse(r *store.Revision) (*config.Config, *config.Source, error) {
@@ -222,7 +233,7 @@ func (f *Follower) watch(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			f.s.Log.Warn("the store no longer tells of changes; they are found by asking", "error", err)
 		}
-		sleep(ctx, poll)
+		sleep(ctx, f.s.Poll)
 	}
 }
 
@@ -236,7 +247,7 @@ func sleep(ctx context.Context, d time.Duration) {
 }
 
 func (f *Follower) follow(ctx context.Context) {
-	tick := time.NewTicker(poll)
+	tick := time.NewTicker(f.s.Poll)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		_ = f.Look(ctx) // it is in the status
@@ -254,7 +265,7 @@ func (f *Follower) Reload(ctx context.Context, why string) error {
 	f.turn.Lock()
 	defer f.turn.Unlock()
 	f.s.Log.Info("the newest revision is read again", "cause", why)
-	f.seen = 0
+	f.seen, f.again.at = 0, time.Time{}
 	return f.look(ctx)
 }
 
@@ -269,13 +280,16 @@ func (f *Follower) Look(ctx context.Context) error {
 func (f *Follower) look(ctx context.Context) error {
 	asking, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	r := f.newest(asking)
+	r, again := f.newest(asking), false
+	if r == nil {
+		r, again = f.due(), true
+	}
 	if r != nil {
 		cfg, src, err := f.parse(r)
 		if err != nil {
 			f.refuse(r.Number, metrics.RevisionInvalid, err)
 		} else {
-			f.run(ctx, candidate{r: r, cfg: cfg, src: src})
+			f.run(ctx, candidate{r: r, cfg: cfg, src: src, again: again, disk: f.seen != r.Number})
 		}
 	}
 	if s := f.Status(); s.Error != "" {
@@ -289,10 +303,17 @@ func (f *Follower) look(ctx context.Context) error {
 // run makes a revision live.
 func (f *Follower) run(ctx context.Context, c candidate) bool {
 	if err := f.take(ctx, c.cfg, c.src, fmt.Sprintf("revision %d", c.r.Number)); err != nil {
-		if ctx.Err() == nil {
+		switch {
+		case ctx.Err() != nil:
+		case c.again && f.Status().Revision == c.r.Number: // what works of it stays
+			f.again.later(c.r.Number)
+		default:
 			f.refuse(c.r.Number, metrics.RevisionInvalid, err)
 		}
 		return false
+	}
+	if !c.disk || f.again.number <= c.r.Number {
+		f.again = retry{}
 	}
 	now := time.Now()
 	f.mu.Lock()
@@ -301,13 +322,17 @@ func (f *Follower) run(ctx context.Context, c candidate) bool {
 	}
 	f.status.Revision, f.status.Digest, f.status.FromDisk = c.r.Number, c.r.Digest, c.disk
 	f.status.Author, f.status.Message, f.status.Published = c.r.Author, c.r.Message, c.r.Time
-	if !c.disk || f.status.Refused <= c.r.Number { // from the store it is the newest
+	// The newest of the store is the newest, whatever its number.
+	if !c.disk && !c.again || f.status.Refused <= c.r.Number {
 		f.status.Refused, f.status.Error, f.status.ErrorAt = 0, "", time.Time{}
 	}
 	f.mu.Unlock()
 	f.s.Metrics.Fleet.Live(c.r.Number, c.disk)
 	why := "the store has it"
-	if c.disk {
+	switch {
+	case c.again:
+		why = "what was in its way has gone"
+	case c.disk:
 		why = "it is the last good one on disk"
 	}
 	f.s.Log.Info("revision is live", "revision", c.r.Number, "author", c.r.Author, "message", c.r.Message, "cause", why)
@@ -320,6 +345,9 @@ func (f *Follower) run(ctx context.Context, c candidate) bool {
 
 // refuse notes that a revision is not run here. What runs stays.
 func (f *Follower) refuse(number uint64, reason int, err error) {
+	if reason == metrics.RevisionInvalid {
+		f.again.later(number)
+	}
 	text := err.Error()
 	f.mu.Lock()
 	news := f.status.Refused != number || f.status.Error != text

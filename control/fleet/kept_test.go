@@ -89,6 +89,78 @@ func TestLostNotificationsCostASecond(t *testing.T) {
 	})
 }
 
+// What keeps a node from running a revision may go away by itself.
+func TestARefusedRevisionIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t)
+		a := join(t, "a", s, options{})
+		a.publish("one")
+		time.Sleep(2 * time.Second)
+		a.publish("two!a")
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if s := a.Status(); s.Revision != 1 || s.Refused != 2 || time.Since(s.ErrorAt) < 9*time.Minute {
+			t.Errorf("%+v", s)
+		}
+		if n := a.tries.Load(); n < 12 || n > 20 { // 1 s, 2 s, 4 s and so on up to a minute
+			t.Errorf("tried %d times in ten minutes", n)
+		}
+		if n := strings.Count(a.log.String(), "a revision was refused"); n != 1 {
+			t.Errorf("logged %d times", n)
+		}
+		a.mended.Store(true)
+		time.Sleep(time.Minute + time.Second)
+		synctest.Wait()
+		if s := a.Status(); s.Revision != 2 || s.Refused != 0 || s.Error != "" || a.history() != "one two!a" || !strings.Contains(a.log.String(), "what was in its way has gone") {
+			t.Errorf("%q, %+v", a.history(), s)
+		}
+		list, err := fleet.Members(t.Context(), s)
+		if err != nil || len(list) != 1 || list[0].Revision != 2 || list[0].Error != "" {
+			t.Errorf("the others do not know: %+v, %v", list, err)
+		}
+		// It is over: nothing more is tried.
+		n := a.tries.Load()
+		time.Sleep(10 * time.Minute)
+		if a.tries.Load() != n {
+			t.Error("it goes on trying")
+		}
+		// A newer one takes its place.
+		a.mended.Store(false)
+		a.publish("three!a")
+		time.Sleep(2 * time.Second)
+		a.publish("four")
+		time.Sleep(10 * time.Minute)
+		if s := a.Status(); s.Revision != 4 || s.Error != "" {
+			t.Errorf("%+v", s)
+		}
+		a.leave()
+	})
+}
+
+// A revision that a node began with, though not all of it works there, is tried
+// again as well, and what works of it stays.
+func TestALiveRevisionThatIsBrokenInPartIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t)
+		a := join(t, "a", s, options{})
+		a.publish("one!b")
+		time.Sleep(2 * time.Second)
+		b := join(t, "b", s, options{gateway: true, trusted: revision.Keyring{a.key.Public()}, broken: true})
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if s := b.Status(); s.Revision != 1 || s.Error != "" || s.Refused != 0 || b.tries.Load() < 12 {
+			t.Errorf("%d tries, %+v", b.tries.Load(), s)
+		}
+		b.mended.Store(true)
+		time.Sleep(time.Minute + time.Second)
+		if b.broken.Load() {
+			t.Error("it is still broken")
+		}
+		b.leave()
+		a.leave()
+	})
+}
+
 func TestTwoNodesOfOneNameAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t)

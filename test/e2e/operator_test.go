@@ -128,7 +128,7 @@ func TestWhatAReloadCannotChangeIsSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.logHas(`msg="the config has not changed" cause=SIGHUP`)
-	g.reload(answering + "waf: { event_log: { path: stderr } }\n")
+	g.writeRaw(strings.Replace(g.text(answering), "  name: test\n", "  name: another\n", 1))
 	g.logHas("they take effect after a restart")
 	g.stop()
 }
