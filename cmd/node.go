@@ -38,8 +38,8 @@ type node struct {
 	loop      *control.Loop
 	admin     *admin.Server // nil: off
 	events    *eventLog
-	store     store.Store   // what the node shares with others; untouched unless something needs it
-	fleet     *member       // nil: the config is a file
+	store     store.Store // what the node shares with others; untouched unless something needs it
+	fleet     *member     // nil: the config is a file
 }
 
 // nodeSettings are what newNode builds a node from.

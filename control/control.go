@@ -37,7 +37,7 @@ type Settings struct {
 	// there is nothing besides.
 	Prepare func(cfg *config.Config) (commit, undo func(), problems []problem.Problem)
 	Metrics *metrics.Metrics
-	Log      *slog.Logger
+	Log     *slog.Logger
 }
 
 // Status says which revision runs and what is wrong with the last one seen.
