@@ -34,6 +34,9 @@ func (s *status) wrong(now time.Time) (list []string) {
 	for _, name := range slices.Sorted(maps.Keys(s.Upstreams)) {
 		u := s.Upstreams[name]
 		usable := slices.ContainsFunc(u.Endpoints, func(e upstream.EndpointStatus) bool { return e.Usable })
+		if from := u.Source; from != nil && from.Error != "" {
+			add("upstream %s: %s", name, sourceComplaint(from, now))
+		}
 		switch {
 		case len(u.Endpoints) == 0:
 			add("upstream %s: has no endpoints", name)
@@ -101,6 +104,7 @@ func (s *status) print(w io.Writer, wrong []string, now time.Time) {
 	}
 	fmt.Fprintf(w, "connections  %d open, %d idle, %s\n", s.Connections.Open, s.Connections.Idle, count(s.Connections.Tunnels, "tunnel"))
 	s.printNodes(w, now)
+	s.printSources(w, now)
 	s.printUpstreams(w, now)
 	s.printCertificates(w, now)
 	if len(wrong) == 0 {
@@ -149,6 +153,46 @@ func (s *status) printUpstreams(w io.Writer, now time.Time) {
 		}
 	}
 	_ = t.Flush() // as with any output: nobody is left to tell
+}
+
+// printSources tells where endpoints come from that are not in the config.
+func (s *status) printSources(w io.Writer, now time.Time) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	head := "\nUPSTREAM\tFOUND BY\tENDPOINTS\tCONFIRMED\tFAILURES\tLAST ERROR\n"
+	for _, name := range slices.Sorted(maps.Keys(s.Upstreams)) {
+		from := s.Upstreams[name].Source
+		if from == nil {
+			continue
+		}
+		problem := from.Error
+		if problem == "" {
+			problem = from.Note
+		}
+		fmt.Fprintf(t, "%s%s\t%s %s\t%d\t%s\t%d\t%s\n", head, name, from.Kind, visible(from.Target), from.Endpoints, confirmed(from, now), from.Failures, visible(problem))
+		head = ""
+	}
+	_ = t.Flush() // see printUpstreams
+}
+
+func confirmed(s *upstream.SourceStatus, now time.Time) string {
+	switch {
+	case s.Answered.IsZero():
+		return "never"
+	case s.FromDisk:
+		return "from disk, " + span(now.Sub(s.Answered)) + " old"
+	}
+	return ago(s.Answered, now)
+}
+
+func sourceComplaint(s *upstream.SourceStatus, now time.Time) string {
+	list := "there is no list of endpoints"
+	switch {
+	case s.FromDisk:
+		list = "the list of endpoints is from disk, " + span(now.Sub(s.Answered)) + " old"
+	case !s.Answered.IsZero():
+		list = "the list of endpoints is " + span(now.Sub(s.Answered)) + " old"
+	}
+	return list + ": " + s.Kind + " " + s.Target + ": " + s.Error
 }
 
 func endpointState(e upstream.EndpointStatus, now time.Time) string {

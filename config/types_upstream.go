@@ -4,10 +4,13 @@ import "github.com/gatehouse-proxy/gatehouse/config/unit"
 
 // Upstream is a set of endpoints with one balancing policy.
 type Upstream struct {
-	// Where it runs; exactly one of endpoints and dns.
+	// Where it runs; exactly one of endpoints and the sources that follow. What a
+	// source has found stays in use while it cannot be asked.
 	Endpoints []Endpoint `yaml:"endpoints"`
-	// NAME:PORT whose addresses are the endpoints, resolved again and again.
+	// A DNS name that stands for the endpoints, resolved again and again.
 	DNS *DNS `yaml:"dns"`
+	// A service of the mesh; its registered instances are the endpoints.
+	Mesh *Mesh `yaml:"mesh"`
 	// What the endpoints speak: HTTP/1.1; HTTP/2 over TLS (h2) or in clear text
 	// (h2c), as gRPC servers do; auto is what each endpoint chooses over TLS. Over
 	// HTTP/2 many requests share a connection, each of them is balanced for itself,
@@ -33,10 +36,19 @@ type Upstream struct {
 
 // DNS is a name that stands for endpoints, written as "NAME:PORT" or in full.
 type DNS struct {
-	// NAME:PORT.
+	// NAME:PORT; of SRV records their NAME alone.
 	Name string `yaml:"name" required:"true"`
-	// How often the name is resolved again.
+	// What to ask for: addresses (IPv4, or IPv6 if there are none), or SRV records
+	// with the ports, weights and priorities.
+	Type string `yaml:"type" enum:"a,srv" default:"a"`
+	// How often the name is resolved again where its records have no TTL, or one
+	// of 0; the system's resolver never tells it. With server it is done when the
+	// TTL is over.
 	Refresh unit.Duration `yaml:"refresh" default:"30s" min:"1s"`
+	// A shorter TTL counts as this one.
+	MinTTL unit.Duration `yaml:"min_ttl" default:"5s" min:"1s"`
+	// A longer TTL counts as this one.
+	MaxTTL unit.Duration `yaml:"max_ttl" default:"1h" min:"1s"`
 	// A DNS server HOST:PORT instead of the system's.
 	Server string `yaml:"server"`
 }
@@ -44,6 +56,20 @@ type DNS struct {
 // UnmarshalText reads the short form.
 func (d *DNS) UnmarshalText(text []byte) error {
 	d.Name = string(text)
+	return nil
+}
+
+// Mesh is a service of the mesh, written as its name or in full.
+type Mesh struct {
+	// The service's name.
+	Service string `yaml:"service" required:"true"`
+	// Believe that there is no instance at all, instead of keeping the last ones.
+	AllowEmpty bool `yaml:"allow_empty" default:"false"`
+}
+
+// UnmarshalText reads the short form.
+func (m *Mesh) UnmarshalText(text []byte) error {
+	m.Service = string(text)
 	return nil
 }
 

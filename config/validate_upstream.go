@@ -8,7 +8,7 @@ import (
 
 func (v *validator) upstream(name string, u Upstream, p *problem.List) {
 	p.Check(isName(name), "", "an upstream's name %s", nameRule)
-	oneOf(p, given([]string{"endpoints", "dns"}, len(u.Endpoints) > 0, u.DNS != nil), "endpoints", "dns")
+	u.sources(p)
 	seen := make(map[string]int, len(u.Endpoints))
 	for i, e := range u.Endpoints {
 		key := index("endpoints", i)
@@ -19,12 +19,6 @@ func (v *validator) upstream(name string, u Upstream, p *problem.List) {
 			seen[e.Address] = i
 		}
 		p.Check(e.Zone == "" || isName(e.Zone), problem.Join(key, "zone"), "%s, got %q", nameRule, e.Zone)
-	}
-	if u.DNS != nil {
-		checkPeerAddress(p, "dns.name", u.DNS.Name)
-		if u.DNS.Server != "" {
-			checkPeerAddress(p, "dns.server", u.DNS.Server)
-		}
 	}
 	p.Check(u.TLS == nil || u.Protocol != "h2c", "tls", "is not used by h2c, which is HTTP/2 in clear text")
 	p.Check(u.TLS != nil || u.Protocol != "h2", "protocol", "h2 is spoken over TLS and needs tls: {}; HTTP/2 in clear text is h2c")

@@ -16,6 +16,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
 	"github.com/gatehouse-proxy/gatehouse/gateway/acme"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
+	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/dial"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http2"
@@ -33,6 +34,9 @@ type Settings struct {
 	Node, Zone string
 	// ACME is what the node's ACME certificates share; nil: they cannot be had.
 	ACME *acme.Node
+	// Mesh makes the source of a service's instances; nil: this node has no
+	// registry. It opens nothing yet and asks nobody.
+	Mesh func(service string) upstream.Source
 }
 
 // Compiler compiles configs. It is for one goroutine at a time.

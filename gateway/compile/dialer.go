@@ -102,12 +102,28 @@ func serverName(c config.Upstream) string {
 		return c.TLS.ServerName
 	case c.DNS == nil:
 		return ""
+	case c.DNS.Type == "srv":
+		return serviceDomain(c.DNS.Name)
 	}
 	host, _, err := net.SplitHostPort(c.DNS.Name)
 	if err != nil {
 		return ""
 	}
 	return strings.TrimSuffix(host, ".")
+}
+
+// serviceDomain is the domain that SRV records are of: what the certificates
+// of a service are for, as its targets are only what DNS says they are (RFC
+// 6125, 6.5.1).
+func serviceDomain(name string) string {
+	for strings.HasPrefix(name, "_") {
+		_, rest, ok := strings.Cut(name, ".")
+		if !ok {
+			return ""
+		}
+		name = rest
+	}
+	return strings.TrimSuffix(name, ".")
 }
 
 // upstreamCertificate builds what is shown to the endpoints; nil: nothing is.

@@ -31,14 +31,6 @@ func (o *observer) endpoint(address string) *metrics.Endpoint {
 	return e.(*metrics.Endpoint)
 }
 
-func (o *observer) addresses() (all []string) {
-	o.endpoints.Range(func(address, _ any) bool {
-		all = append(all, address.(string))
-		return true
-	})
-	return all
-}
-
 // Pick implements upstream.Observer.
 func (o *observer) Pick(how upstream.Outcome) {
 	switch how {
@@ -55,12 +47,12 @@ func (o *observer) Change(e upstream.Event) {
 		o.endpoint(e.Address).Ejections.Inc()
 	case upstream.EndpointRemoved:
 		o.endpoints.Delete(e.Address)
-		o.m.RetainEndpoints(o.addresses())
+		o.m.Forget(e.Address)
 	case upstream.PanicBegan:
 		o.m.PanicMode.Set(1)
 	case upstream.PanicEnded:
 		o.m.PanicMode.Set(0)
-	default: // health is looked up, see counts; resolving is in the log
+	default: // health is looked up, see counts; so is the source
 	}
 }
 
@@ -156,6 +148,12 @@ func counts(up *upstream.Upstream) metrics.UpstreamCounts {
 	c.Refused[metrics.LimitConnections] = s.Refused.Connections
 	c.Refused[metrics.LimitPending] = s.Refused.Pending
 	c.Refused[metrics.LimitRetries] = s.Refused.Retries
+	if from := s.Source; from != nil {
+		c.Source = &metrics.SourceCounts{Kind: from.Kind, Age: from.Age, Failures: from.Failures, Endpoints: from.Endpoints}
+		if from.Answered.IsZero() {
+			c.Source.Age = -1
+		}
+	}
 	for i, e := range s.Endpoints {
 		c.Endpoints[i] = metrics.EndpointCounts{
 			Address: e.Address, Healthy: e.Usable, Active: e.Active, Open: int64(e.Conns),

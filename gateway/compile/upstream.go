@@ -33,7 +33,12 @@ func (b *build) upstreams() {
 			}
 		}
 		before, _ := b.prev.Lookup(key).(*upstream.Upstream)
-		u, err := upstream.New(b.upstreamSettings(name, c, d), before)
+		s := b.upstreamSettings(name, c, d)
+		if s.Source, s.AllowEmpty, err = b.source(c); err != nil {
+			b.fail(key, err)
+			continue
+		}
+		u, err := upstream.New(s, before)
 		if err != nil {
 			b.fail(key, err)
 			continue
@@ -67,9 +72,6 @@ func (b *build) upstreamSettings(name string, c config.Upstream, d *dial.Dialer)
 	}
 	for _, e := range c.Endpoints {
 		s.Endpoints = append(s.Endpoints, upstream.EndpointSettings{Address: e.Address, Weight: e.Weight, Zone: e.Zone, Priority: e.Priority})
-	}
-	if d := c.DNS; d != nil {
-		s.DNS = &upstream.DNSSettings{Name: d.Name, Refresh: d.Refresh.D(), Server: d.Server}
 	}
 	if h := c.HealthCheck; h != nil {
 		s.HealthCheck = &upstream.HealthSettings{

@@ -1,6 +1,10 @@
 package upstream
 
-import "time"
+import (
+	"context"
+	"log/slog"
+	"time"
+)
 
 // EventKind says what changed.
 type EventKind string
@@ -15,8 +19,8 @@ const (
 	EndpointBack    EventKind = "endpoint_uneject"   // its ejection is over
 	PanicBegan      EventKind = "panic_began"        // too few usable: all endpoints of a priority are used
 	PanicEnded      EventKind = "panic_ended"
-	ResolveFailed   EventKind = "resolve_failed" // DNS; the last list stays in use
-	ResolveWorks    EventKind = "resolve_works"
+	SourceFailed    EventKind = "discovery_failed" // the source of endpoints; the last list stays in use
+	SourceWorks     EventKind = "discovery_works"
 )
 
 // Event is one change in an upstream.
@@ -70,4 +74,52 @@ type Observer interface {
 	Pick(Outcome)
 	// Change is called for every Event, outside any lock.
 	Change(Event)
+}
+
+// maxLogged is how many endpoints that come and go at once are logged one by one.
+const maxLogged = 20
+
+// emit tells of changes. u.mu must not be held.
+func (u *Upstream) emit(events []Event) {
+	var added, removed int
+	for i := range events {
+		switch events[i].Kind {
+		case EndpointAdded:
+			added++
+		case EndpointRemoved:
+			removed++
+		}
+	}
+	many := added+removed > maxLogged
+	if many {
+		u.settings.Log.Info("endpoints_changed", "added", added, "removed", removed)
+	}
+	for _, e := range events {
+		if !many || e.Kind != EndpointAdded && e.Kind != EndpointRemoved {
+			u.log(&e)
+		}
+		if u.settings.Observer != nil {
+			u.settings.Observer.Change(e)
+		}
+		if u.settings.Events != nil {
+			u.settings.Events(e)
+		}
+	}
+}
+
+// log writes what takes endpoints away as a warning.
+func (u *Upstream) log(e *Event) {
+	level := slog.LevelInfo
+	switch e.Kind {
+	case EndpointDown, EndpointEjected, PanicBegan, SourceFailed:
+		level = slog.LevelWarn
+	}
+	attrs := make([]any, 0, 4)
+	if e.Address != "" {
+		attrs = append(attrs, "endpoint", e.Address)
+	}
+	if e.Detail != "" {
+		attrs = append(attrs, "detail", e.Detail)
+	}
+	u.settings.Log.Log(context.Background(), level, string(e.Kind), attrs...)
 }

@@ -43,14 +43,6 @@ func (s *state) share(now time.Time, window time.Duration) float64 {
 	return w * min(1, max(0.1, float64(now.Sub(s.warmFrom))/float64(window)))
 }
 
-func settingsOf(endpoints []*Endpoint) []EndpointSettings {
-	list := make([]EndpointSettings, len(endpoints))
-	for i, e := range endpoints {
-		list[i] = EndpointSettings{Address: e.Address, Weight: e.weight, Zone: e.zone, Priority: e.priority}
-	}
-	return list
-}
-
 // setEndpoints makes list the endpoints of u: known addresses keep everything,
 // those of from (may be nil, or u itself) are taken over. from.mu is held, and
 // u.mu unless nobody knows u yet; rebuild must follow.

@@ -48,9 +48,12 @@ type CountingPool interface {
 type Settings struct {
 	// Name is the key under "upstreams" in the config.
 	Name string
-	// Endpoints are given addresses; exactly one of Endpoints and DNS is set.
+	// Endpoints are given addresses; exactly one of Endpoints and Source is set.
 	Endpoints []EndpointSettings
-	DNS       *DNSSettings
+	Source    Source
+	// AllowEmpty lets the source take the last endpoint away. Otherwise an answer
+	// without endpoints is one that failed.
+	AllowEmpty bool
 
 	Algorithm Algorithm
 	// SlowStart is how long the share of a new or recovered endpoint grows;
@@ -97,17 +100,6 @@ type EndpointSettings struct {
 	Zone   string
 	// Priority: higher numbers get traffic only when lower ones fail, 0 to 15.
 	Priority int
-}
-
-// DNSSettings is a name that stands for endpoints.
-type DNSSettings struct {
-	// Name is NAME:PORT.
-	Name string
-	// Refresh is the shortest time between two resolutions; 0 means 30 s. A
-	// longer TTL of the records is respected when Server is set.
-	Refresh time.Duration
-	// Server is a DNS server HOST:PORT; empty: the system's resolver.
-	Server string
 }
 
 // HealthSettings are active probes.
@@ -157,9 +149,15 @@ type BreakerSettings struct {
 	MaxConnections, MaxRequests, MaxPending, MaxRetries int
 }
 
-// maxEndpoints is what a Maglev table's 16-bit entries can tell apart; nobody
-// should balance over more from one process.
-const maxEndpoints = 1 << 15
+// What an endpoint list can hold.
+const (
+	// MaxEndpoints is what a Maglev table's 16-bit entries can tell apart; nobody
+	// should balance over more from one process.
+	MaxEndpoints = 1 << 15
+	// MaxWeight and MaxPriority of an endpoint.
+	MaxWeight   = 1000
+	MaxPriority = 15
+)
 
 // mistakes collects what is wrong with settings, by the path in the config.
 type mistakes struct {
@@ -183,23 +181,10 @@ func (s Settings) withDefaults() (Settings, error) {
 	if s.PanicThreshold < 0 || s.PanicThreshold > 100 {
 		m.add("load_balancer.panic_threshold", "must be 0 to 100, got %d", s.PanicThreshold)
 	}
-	if (s.DNS == nil) == (len(s.Endpoints) == 0) {
-		m.add("endpoints", "exactly one of endpoints and dns is needed")
+	if (s.Source == nil) == (len(s.Endpoints) == 0) {
+		m.add("endpoints", "exactly one of endpoints and a source of them is needed")
 	}
 	s.Endpoints = endpointDefaults(s.Endpoints, m)
-	if s.DNS != nil {
-		d := *s.DNS
-		if err := checkAddress(d.Name); err != nil {
-			m.add("dns.name", "%q: %w", d.Name, err)
-		}
-		if d.Server != "" {
-			if err := checkAddress(d.Server); err != nil {
-				m.add("dns.server", "%q: %w", d.Server, err)
-			}
-		}
-		setDefault(&d.Refresh, 30*time.Second)
-		s.DNS = &d
-	}
 	if s.HealthCheck != nil {
 		h := *s.HealthCheck
 		if err := h.setDefaults(); err != nil {
@@ -220,8 +205,8 @@ func (s Settings) withDefaults() (Settings, error) {
 }
 
 func endpointDefaults(given []EndpointSettings, m *mistakes) []EndpointSettings {
-	if len(given) > maxEndpoints {
-		m.add("endpoints", "at most %d, got %d", maxEndpoints, len(given))
+	if len(given) > MaxEndpoints {
+		m.add("endpoints", "at most %d, got %d", MaxEndpoints, len(given))
 	}
 	list := append([]EndpointSettings(nil), given...)
 	seen := make(map[string]bool, len(list))
@@ -236,10 +221,10 @@ func endpointDefaults(given []EndpointSettings, m *mistakes) []EndpointSettings 
 		}
 		seen[e.Address] = true
 		setDefault(&e.Weight, 1)
-		if e.Weight < 0 || e.Weight > 1000 {
+		if e.Weight < 0 || e.Weight > MaxWeight {
 			m.add(path+".weight", "must be 1 to 1000, got %d", e.Weight)
 		}
-		if e.Priority < 0 || e.Priority > 15 {
+		if e.Priority < 0 || e.Priority > MaxPriority {
 			m.add(path+".priority", "must be 0 to 15, got %d", e.Priority)
 		}
 	}

@@ -20,8 +20,8 @@ func TestNewRefusesWhatCannotBe(t *testing.T) {
 			}
 		}
 	}
-	f(Settings{}, "endpoints: exactly one of endpoints and dns is needed")
-	f(Settings{Endpoints: ok, DNS: &DNSSettings{Name: "a:1"}}, "endpoints: exactly one")
+	f(Settings{}, "endpoints: exactly one of endpoints and a source of them is needed")
+	f(Settings{Endpoints: ok, Source: newLists()}, "endpoints: exactly one")
 	f(Settings{Endpoints: ok, Algorithm: "best"}, `load_balancer.algorithm: "best" is not known`)
 	f(Settings{Endpoints: ok, PanicThreshold: 101}, "load_balancer.panic_threshold: must be 0 to 100, got 101")
 	f(Settings{Endpoints: append(equal(1), equal(1)...)}, `endpoints[1].address: "10.0.0.0:80" is given twice`)
@@ -30,7 +30,6 @@ func TestNewRefusesWhatCannotBe(t *testing.T) {
 		`endpoints[0].address: "a": must be HOST:PORT`, "endpoints[0].priority: must be 0 to 15, got 16",
 		`endpoints[1].address: ":80": the host is missing`, `endpoints[2].address: "a:0": port "0" must be 1 to 65535`,
 		`endpoints[3].address: "a:http": port "http"`)
-	f(Settings{DNS: &DNSSettings{Name: "users", Server: "9.9.9.9"}}, `dns.name: "users": must be HOST:PORT`, `dns.server: "9.9.9.9": must be HOST:PORT`)
 	f(Settings{Endpoints: ok, HealthCheck: &HealthSettings{Type: "udp"}}, `health_check: type "udp" is not http, tcp or grpc`)
-	f(Settings{Endpoints: equal(maxEndpoints + 1)}, "endpoints: at most 32768, got 32769")
+	f(Settings{Endpoints: equal(MaxEndpoints + 1)}, "endpoints: at most 32768, got 32769")
 }

@@ -16,18 +16,29 @@ type Status struct {
 	Pending   int64            `json:"pending"`
 	Retries   int64            `json:"retries"`
 	Refused   Refusals         `json:"-"`
-	DNS       *DNSStatus       `json:"dns,omitempty"`
+	Source    *SourceStatus    `json:"source,omitempty"`
 	Endpoints []EndpointStatus `json:"endpoints"`
 }
 
-// DNSStatus is how far the endpoint list can be trusted.
-type DNSStatus struct {
-	Name string `json:"name"`
+// SourceStatus is how far the endpoint list can be trusted.
+type SourceStatus struct {
+	// Kind is the config's word ("dns"), Target what is looked for.
+	Kind   string `json:"kind"`
+	Target string `json:"target"`
 	// Answered is when the list was last confirmed; zero: never.
-	Answered time.Time     `json:"answered,omitzero"`
-	Age      time.Duration `json:"age"`
+	Answered time.Time `json:"answered,omitzero"`
+	// Age is for how long it has not been, in nanoseconds.
+	Age time.Duration `json:"age"`
+	// FromDisk says that the list is from before this process.
+	FromDisk bool `json:"from_disk,omitempty"`
 	// Error is why the last attempt failed; empty: it worked.
 	Error string `json:"error,omitempty"`
+	// Note is what of the last answer could not be used.
+	Note string `json:"note,omitempty"`
+	// Failures count attempts, over reloads too.
+	Failures uint64 `json:"failures"`
+	// Endpoints in the list.
+	Endpoints int `json:"endpoints"`
 }
 
 // EndpointStatus is one endpoint's.
@@ -109,12 +120,7 @@ func (u *Upstream) Status() Status {
 		Refused:   u.breaker.Refused(),
 		Endpoints: make([]EndpointStatus, 0, len(u.endpoints)),
 	}
-	if u.settings.DNS != nil {
-		s.DNS = &DNSStatus{Name: u.settings.DNS.Name, Answered: u.dns.answered, Error: u.dns.failed}
-		if !u.dns.answered.IsZero() {
-			s.DNS.Age = now.Sub(u.dns.answered)
-		}
-	}
+	s.Source = u.sourceStatus(now)
 	for _, e := range u.endpoints {
 		es := EndpointStatus{
 			Address: e.Address, ID: e.id, Weight: e.weight, Zone: e.zone, Priority: e.priority,
@@ -132,6 +138,22 @@ func (u *Upstream) Status() Status {
 			es.LastErrorAt = time.Unix(0, at)
 		}
 		s.Endpoints = append(s.Endpoints, es)
+	}
+	return s
+}
+
+// sourceStatus is nil without a source. u.mu is held.
+func (u *Upstream) sourceStatus(now time.Time) *SourceStatus {
+	if u.settings.Source == nil {
+		return nil
+	}
+	s := &SourceStatus{
+		Answered: u.source.answered, FromDisk: u.source.kept, Error: u.source.failed, Note: u.source.note,
+		Failures: u.source.failures, Endpoints: len(u.source.list),
+	}
+	s.Kind, s.Target = u.settings.Source.Name()
+	if !s.Answered.IsZero() {
+		s.Age = max(0, now.Sub(s.Answered))
 	}
 	return s
 }

@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -22,12 +21,12 @@ type Upstream struct {
 	turn     *atomic.Uint64 // round robin's place; kept when the picker changes
 	random   func() uint64
 	probe    prober
-	resolve  resolver
 
 	mu        sync.Mutex // guards what follows and Endpoint.state; taken before the locks of Breaker and Pool
 	endpoints []*Endpoint
-	dns       dnsState
-	running   context.Context // nil before Start and once retired
+	source    sourceState
+	latest    []EndpointSettings // the last report's, if it was good; the source's goroutine's own
+	running   context.Context    // nil before Start and once retired
 	retired   bool
 
 	stop  context.CancelFunc
@@ -64,9 +63,6 @@ func build(s Settings, prev *Upstream, random func() uint64) (*Upstream, error) 
 	if s.HealthCheck != nil {
 		u.probe = newProber(*s.HealthCheck, s.Dial)
 	}
-	if s.DNS != nil {
-		u.resolve = newResolver(s.DNS.Server)
-	}
 	now := time.Now()
 	u.picker.Store(&picker{})
 	if prev == nil {
@@ -79,11 +75,12 @@ func build(s Settings, prev *Upstream, random func() uint64) (*Upstream, error) 
 		u.first = prev.first
 		u.picker.Store(&picker{panics: prev.picker.Load().panics})
 	}
-	if s.DNS == nil {
+	switch {
+	case s.Source == nil:
 		u.news = u.setEndpoints(s.Endpoints, prev, now)
-	} else if prev != nil && prev.settings.DNS != nil && prev.settings.DNS.Name == s.DNS.Name {
-		u.dns = prev.dns
-		u.setEndpoints(settingsOf(prev.endpoints), prev, now)
+	case prev != nil && prev.settings.Source != nil && sameName(prev.settings.Source, s.Source):
+		u.source = prev.source
+		u.setEndpoints(u.source.list, prev, now)
 	}
 	u.news = append(u.news, u.rebuild(now)...)
 	return u, nil
@@ -95,8 +92,8 @@ func (u *Upstream) Name() string { return u.settings.Name }
 // Breaker has the upstream's limits and what counts against them.
 func (u *Upstream) Breaker() *Breaker { return u.breaker }
 
-// Start begins health checks, the sweep of ejections and DNS, and makes the
-// breaker's limits apply. With DNS it waits for the first list, at most 5 s or
+// Start begins health checks, the sweep of ejections and the source, and makes
+// the breaker's limits apply. It waits for a source's first word, at most 5 s or
 // until ctx ends; no list is not an error: Pick refuses until there is one.
 func (u *Upstream) Start(ctx context.Context) error {
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -111,29 +108,25 @@ func (u *Upstream) Start(ctx context.Context) error {
 		u.startProbe(e)
 	}
 	u.wg.Go(func() { u.keep(run) })
-	var wait <-chan struct{}
-	if u.settings.DNS != nil {
-		resolved := make(chan struct{})
-		u.wg.Go(func() { u.keepResolving(run, resolved) })
-		if len(u.endpoints) == 0 { // else prev's list will do until then
-			wait = resolved
-		}
-	}
+	wait := u.startSource(run)
 	u.breaker.own(u, u.settings.Breaker)
 	news := u.news
 	u.news = nil
 	u.mu.Unlock()
 	u.emit(news)
 	if wait != nil {
+		timer := time.NewTimer(startWait)
+		defer timer.Stop()
 		select {
-		case <-wait: // at the latest when a lookup's own time is over
+		case <-wait:
+		case <-timer.C:
 		case <-ctx.Done():
 		}
 	}
 	return nil
 }
 
-// Retire ends health checks, sweeps and DNS of an upstream that has been
+// Retire ends health checks, sweeps and the source of an upstream that has been
 // replaced, and gives its limits up; it waits for them to end. Requests of the
 // old revision still work and can still be picked for.
 func (u *Upstream) Retire() {
@@ -198,36 +191,6 @@ func (u *Upstream) count(o Outcome) {
 	if u.settings.Observer != nil {
 		u.settings.Observer.Pick(o)
 	}
-}
-
-// emit tells of changes. u.mu must not be held.
-func (u *Upstream) emit(events []Event) {
-	for _, e := range events {
-		u.log(&e)
-		if u.settings.Observer != nil {
-			u.settings.Observer.Change(e)
-		}
-		if u.settings.Events != nil {
-			u.settings.Events(e)
-		}
-	}
-}
-
-// log writes what takes endpoints away as a warning.
-func (u *Upstream) log(e *Event) {
-	level := slog.LevelInfo
-	switch e.Kind {
-	case EndpointDown, EndpointEjected, PanicBegan, ResolveFailed:
-		level = slog.LevelWarn
-	}
-	attrs := make([]any, 0, 4)
-	if e.Address != "" {
-		attrs = append(attrs, "endpoint", e.Address)
-	}
-	if e.Detail != "" {
-		attrs = append(attrs, "detail", e.Detail)
-	}
-	u.settings.Log.Log(context.Background(), level, string(e.Kind), attrs...)
 }
 
 func (u *Upstream) event(kind EventKind, address, detail string, now time.Time) Event {

@@ -65,6 +65,9 @@ var (
 	healthy          = define(KindGauge, "gatehouse_upstream_endpoint_healthy", "1 if the endpoint passes its health check and is not ejected.", "upstream", "endpoint")
 	ejections        = define(KindCounter, "gatehouse_upstream_ejections_total", "Times outlier detection took an endpoint out.", "upstream", "endpoint")
 	probes           = define(KindCounter, "gatehouse_upstream_health_checks_total", "Health checks, by result.", "upstream", "endpoint", "result")
+	sourceAge        = define(KindGauge, "gatehouse_upstream_discovery_age_seconds", "How long ago the source last confirmed the upstream's endpoints. Absent where it never did, and for endpoints given in the config.", "upstream", "source")
+	sourceFailures   = define(KindCounter, "gatehouse_upstream_discovery_failures_total", "Attempts to find the upstream's endpoints that failed; the last list stays in use.", "upstream", "source")
+	sourceEndpoints  = define(KindGauge, "gatehouse_upstream_discovery_endpoints", "Endpoints that the source has found.", "upstream", "source")
 	listenerOpen     = define(KindGauge, "gatehouse_listener_connections_open", "Client connections.", "listener")
 	listenerSpoken   = define(KindGauge, "gatehouse_listener_protocol_connections_open", "Client connections by what is spoken on them: h1, h2, h3 or tcp.", "listener", "protocol")
 	listenerAccepted = define(KindCounter, "gatehouse_listener_connections_total", "Client connections accepted.", "listener")
@@ -101,6 +104,7 @@ var (
 		requests, requestDuration, requestBytes, replyBytes, grpcCalls, inFlight, refusals,
 		replies, tryDuration, tries, retries, retriesDenied, hedges, mirrors, overflow, noEndpoint, panicMode,
 		upstreamActive, upstreamOpen, upstreamConnects, connectFailures, healthy, ejections, probes,
+		sourceAge, sourceFailures, sourceEndpoints,
 		listenerOpen, listenerSpoken, listenerAccepted, listenerRefused, listenerRefusals, handshakes, unknownNames, acceptErrors, streamReceived, streamSent,
 		configRevision, configOK, configTime, configTook, configReloads, configBroken,
 		fleetRevision, fleetFromDisk, fleetUp, fleetAnswered, fleetRefused, fleetRestored,

@@ -173,7 +173,7 @@ func TestRetainDropsWhatIsGone(t *testing.T) {
 	v.WithLabelValues("kept").Inc()
 
 	m.Retain([]string{"kept"}, []string{"u-kept"}, nil)
-	u.RetainEndpoints([]string{"b:1"})
+	u.Forget("a:1")
 	old.Record(200, 0, 0, 0) // a request that outlives its route
 	page := scrape(t, m)
 	for _, gone := range []string{`"old"`, `"u-old"`, `"a:1"`, `"l-old"`} {

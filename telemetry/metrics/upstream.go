@@ -67,6 +67,17 @@ type UpstreamCounts struct {
 	// Refused is what each limit of the circuit breaker has refused.
 	Refused   [NumLimits]uint64
 	Endpoints []EndpointCounts
+	// Source is what finds the endpoints; nil: they are given.
+	Source *SourceCounts
+}
+
+// SourceCounts tell of what finds an upstream's endpoints.
+type SourceCounts struct {
+	Kind string
+	// Age of the last good list; below 0: there was none.
+	Age       time.Duration
+	Failures  uint64
+	Endpoints int
 }
 
 // EndpointCounts are what an upstream counts of one endpoint itself: tries
@@ -108,11 +119,11 @@ func (u *Upstream) Endpoint(address string) *Endpoint {
 	return e
 }
 
-// RetainEndpoints forgets the endpoints that are not named.
-func (u *Upstream) RetainEndpoints(addresses []string) {
+// Forget drops the endpoint of an address.
+func (u *Upstream) Forget(address string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	retain(u.endpoints, addresses)
+	delete(u.endpoints, address)
 }
 
 // Endpoint counts what happens between the gateway and one endpoint.
@@ -164,6 +175,13 @@ func (u *Upstream) collect(e *emit) {
 func (c *UpstreamCounts) collect(e *emit, up string) {
 	for l := range NumLimits {
 		e.counter(overflow, c.Refused[l], up, l.String())
+	}
+	if s := c.Source; s != nil {
+		if s.Age >= 0 {
+			e.gauge(sourceAge, s.Age.Seconds(), up, s.Kind)
+		}
+		e.counter(sourceFailures, s.Failures, up, s.Kind)
+		e.gauge(sourceEndpoints, float64(s.Endpoints), up, s.Kind)
 	}
 	for i := range c.Endpoints {
 		p := &c.Endpoints[i]

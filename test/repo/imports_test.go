@@ -54,7 +54,7 @@ var layers = [][]string{
 	{"gateway"}, // the package itself, not what is below it
 	{"gateway/snapshot", "gateway/listener"},
 	{"gateway/proxy"},
-	{"plugins", "waf"},
+	{"plugins", "waf", "discovery"},
 	{"gateway/h1", "gateway/h2", "gateway/bridge", "gateway/h3", "gateway/l4", "gateway/udp", "gateway/tlsterm", "gateway/acme"},
 	{"gateway/pipeline", "gateway/upstream", "gateway/action"},
 	{"gateway/attribute"},

@@ -1,4 +1,4 @@
-package upstream
+package dns
 
 import (
 	"context"
@@ -54,8 +54,8 @@ func records(t *testing.T, lines ...string) []dns.RR {
 }
 
 func lookup(server, name string) (string, time.Duration, error) {
-	addrs, ttl, err := newResolver(server).lookup(context.Background(), name)
-	return strings.Trim(fmt.Sprint(addrs), "[]"), ttl, err
+	found, err := newResolver(server).addresses(context.Background(), name)
+	return strings.Trim(fmt.Sprint(found.list), "[]"), found.ttl, err
 }
 
 func TestServerResolver(t *testing.T) {
@@ -134,7 +134,7 @@ func TestServerResolverIsCancelled(t *testing.T) {
 		cancel()
 	})
 	began := time.Now()
-	_, _, err := newResolver(server).lookup(ctx, "silent.test")
+	_, err := newResolver(server).addresses(ctx, "silent.test")
 	if err == nil || asked.Load() != 1 {
 		t.Errorf("asked %d times: %v", asked.Load(), err)
 	}
@@ -156,7 +156,7 @@ func TestSystemResolver(t *testing.T) {
 	f("::1", "::1")
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, _, err := newResolver("").lookup(ctx, "name.invalid"); err == nil {
+	if _, err := newResolver("").addresses(ctx, "name.invalid"); err == nil {
 		t.Error("an address of a name that cannot exist")
 	}
 }
