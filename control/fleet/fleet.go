@@ -26,7 +26,7 @@ const (
 )
 
 // Settings are what a node follows the fleet's config with; all are required
-// but Incomplete and Poll.
+// but Incomplete, Poll and Now.
 type Settings struct {
 	Store   store.Store
 	Trusted revision.Keyring
@@ -43,7 +43,10 @@ type Settings struct {
 	Incomplete func() bool
 	// Poll is how often the store is asked for its newest number: what a lost
 	// notification costs. 0: 1 s.
-	Poll    time.Duration
+	Poll time.Duration
+	// Now is the node's clock; nil: time.Now. It is shown to people, and decides
+	// nothing: the clocks of nodes may differ.
+	Now     func() time.Time
 	Metrics *metrics.Metrics
 	Log     *slog.Logger
 }
@@ -120,6 +123,9 @@ func New(s Settings) (*Follower, error) {
 	s.Self.Instance = rand.Text()[:12]
 	if s.Poll <= 0 {
 		s.Poll = defaultPoll
+	}
+	if s.Now == nil {
+		s.Now = time.Now
 	}
 	f := &Follower{
 		s: s, kick: make(chan struct{}, 1), told: make(chan struct{}, 1), stop: func() {},
@@ -315,7 +321,7 @@ func (f *Follower) run(ctx context.Context, c candidate) bool {
 	if !c.disk || f.again.number <= c.r.Number {
 		f.again = retry{}
 	}
-	now := time.Now()
+	now := f.s.Now()
 	f.mu.Lock()
 	if f.status.Revision != c.r.Number {
 		f.status.Since = now
@@ -352,7 +358,7 @@ func (f *Follower) refuse(number uint64, reason int, err error) {
 	f.mu.Lock()
 	news := f.status.Refused != number || f.status.Error != text
 	if news {
-		f.status.Refused, f.status.Error, f.status.ErrorAt = number, text, time.Now()
+		f.status.Refused, f.status.Error, f.status.ErrorAt = number, text, f.s.Now()
 	}
 	running := f.status.Revision
 	f.mu.Unlock()

@@ -20,10 +20,10 @@ func three(t *testing.T) (*redistest.Server, [3]*member) {
 	t.Helper()
 	server := redistest.Start(t)
 	var list [3]*member
-	list[0] = join(t, "a", connect(t, server), options{})
+	list[0] = join(t, "a", connect(t, server), options{poll: often})
 	ring := revision.Keyring{list[0].key.Public()}
-	list[1] = join(t, "b", connect(t, server), options{gateway: true, trusted: ring})
-	list[2] = join(t, "c", connect(t, server), options{gateway: true, trusted: ring})
+	list[1] = join(t, "b", connect(t, server), options{gateway: true, trusted: ring, poll: often})
+	list[2] = join(t, "c", connect(t, server), options{gateway: true, trusted: ring, poll: often})
 	eventually(t, "all have said that they are there", func() error {
 		members, err := list[0].Members(t.Context())
 		if err == nil && len(members) != 3 {
@@ -220,7 +220,7 @@ func TestWhatIsNotSignedNeverRuns(t *testing.T) {
 	b := nodes[1]
 	b.leave()
 	server.Do(t, "SET", "gatehouse:{revisions}:latest", "1")
-	again := join(t, "b", b.store, options{dir: b.dir, gateway: true, trusted: revision.Keyring{a.key.Public()}})
+	again := join(t, "b", b.store, options{dir: b.dir, poll: often, gateway: true, trusted: revision.Keyring{a.key.Public()}})
 	again.refuses(1, "older than revision 5")
 	if again.history() != "two" {
 		t.Errorf("it runs %s", again.history())
@@ -322,7 +322,7 @@ func TestAStoreThatHangs(t *testing.T) {
 		return nil
 	})
 	b.leave()
-	again := join(t, "b", b.store, options{dir: b.dir, gateway: true, trusted: revision.Keyring{a.key.Public()}})
+	again := join(t, "b", b.store, options{dir: b.dir, poll: often, gateway: true, trusted: revision.Keyring{a.key.Public()}})
 	if s := again.Status(); s.Revision != 1 || !s.FromDisk || s.Store.Up || again.history() != "one" {
 		t.Errorf("started without the store: %+v", s)
 	}

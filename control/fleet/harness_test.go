@@ -24,7 +24,10 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The library notices up to a second after Close that nobody wants a server back.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
+}
 
 // member is a node as far as this package sees one: a config is one file, and
 // making it live is remembering its text. Texts with "!NAME" cannot be built on
@@ -72,7 +75,11 @@ type options struct {
 	trusted revision.Keyring
 	broken  bool // the first config may be broken in part
 	poll    time.Duration
+	ahead   time.Duration // of the node's clock
 }
+
+// often is how often nodes ask a real Redis in tests.
+const often = 50 * time.Millisecond
 
 func parse(files []config.File) (*config.Config, *config.Source, error) {
 	if bytes.Contains(files[0].Data, []byte("?")) {
@@ -102,6 +109,7 @@ func join(t *testing.T, name string, s store.Store, o options) *member {
 		Store: s, Trusted: ring, Control: !o.gateway, Dir: o.dir,
 		Self: fleet.Member{Node: name, Role: role}, Parse: parse,
 		Metrics: metrics.New(metrics.Settings{}), Log: log, Incomplete: m.broken.Load, Poll: o.poll,
+		Now: func() time.Time { return time.Now().Add(o.ahead) },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -65,7 +65,7 @@ func (f *Follower) self() Member {
 	s, m := f.Status(), f.s.Self
 	m.Revision, m.Digest, m.Since, m.FromDisk = s.Revision, s.Digest, s.Since, s.FromDisk
 	m.Refused, m.Error, m.ErrorAt = s.Refused, cut(s.Error), s.ErrorAt
-	m.Time = time.Now().UTC()
+	m.Time = f.s.Now().UTC()
 	return m
 }
 

@@ -74,7 +74,7 @@ func (f *Follower) answered(ctx context.Context, n uint64, err error) bool {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return false // the node stops
 	}
-	now := time.Now()
+	now := f.s.Now()
 	f.mu.Lock()
 	was := f.status.Store
 	if was.Up || was.Since.IsZero() {
@@ -91,7 +91,7 @@ func (f *Follower) answered(ctx context.Context, n uint64, err error) bool {
 }
 
 func (f *Follower) up() {
-	now := time.Now()
+	now := f.s.Now()
 	f.mu.Lock()
 	was := f.status.Store
 	f.status.Store.Answered, f.status.Store.Error = now, ""

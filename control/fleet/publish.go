@@ -172,7 +172,7 @@ func (p *Publisher) latest(ctx context.Context) (uint64, error) {
 
 // append publishes the revision after n.
 func (p *Publisher) append(ctx context.Context, n uint64, d Draft) (*store.Revision, error) {
-	r := p.s.Key.New(n+1, d.Data, d.Author, d.Message, time.Now())
+	r := p.s.Key.New(n+1, d.Data, d.Author, d.Message, p.s.Follower.s.Now())
 	err := p.s.Store.Publish(ctx, r)
 	if err != nil && !errors.Is(err, store.ErrConflict) {
 		// It may have been published though the answer was lost.

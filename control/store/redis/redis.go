@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -97,12 +98,17 @@ func (s *Store) fail(doing string, err error) error {
 		return fmt.Errorf("%w: %s: %w", store.ErrMalformed, doing, err)
 	case redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"):
 		return fmt.Errorf("store: %s: Redis refuses the user or the password: %w", doing, err)
-	case redis.HasErrorPrefix(err, "NOPERM"):
+	case redis.HasErrorPrefix(err, "NOPERM"), strings.Contains(err.Error(), "The user executing the script can't"):
 		return fmt.Errorf("store: %s: the ACL of the Redis user is too narrow: %w", doing, err)
 	case redis.HasErrorPrefix(err, "OOM"):
 		return fmt.Errorf("store: %s: Redis is out of memory: %w", doing, err)
 	case redis.HasErrorPrefix(err, "READONLY"):
 		return fmt.Errorf("store: %s: this Redis server is a replica: %w", doing, err)
+	}
+	if c, ok := s.client.(*redis.ClusterClient); ok && !errors.As(err, new(redis.Error)) {
+		// The server may be dead. The library would go on asking it for up to a
+		// minute though another has taken its place.
+		c.ReloadState(context.Background())
 	}
 	return fmt.Errorf("store: %s: %w", doing, err)
 }

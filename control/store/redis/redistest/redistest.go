@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -170,9 +171,22 @@ func StartSentinels(t testing.TB) *Sentinels {
 // StartCluster starts a Cluster of three primaries and returns its addresses.
 func StartCluster(t testing.TB) []*Server {
 	t.Helper()
+	return startCluster(t, "2000")
+}
+
+func startClusterServer(t testing.TB, timeout string) *Server {
+	t.Helper()
+	return Start(t, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", timeout,
+		"--repl-diskless-sync-delay", "0")
+}
+
+// startCluster starts primaries; a server that is silent for timeout, in
+// milliseconds, is taken for dead.
+func startCluster(t testing.TB, timeout string) []*Server {
+	t.Helper()
 	var list []*Server
 	for range 3 {
-		list = append(list, Start(t, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000"))
+		list = append(list, startClusterServer(t, timeout))
 	}
 	for i, s := range list {
 		s.Do(t, "CLUSTER", "ADDSLOTSRANGE", i*16384/3, (i+1)*16384/3-1)
@@ -191,6 +205,68 @@ func StartCluster(t testing.TB) []*Server {
 		})
 	}
 	return list
+}
+
+// Cluster is a Redis Cluster whose primaries have a replica each.
+type Cluster struct{ Primaries, Replicas []*Server }
+
+// Addresses are those of all servers.
+func (c *Cluster) Addresses() []string {
+	var list []string
+	for _, s := range slices.Concat(c.Primaries, c.Replicas) {
+		list = append(list, s.Address)
+	}
+	return list
+}
+
+// PrimaryOf is the server that had a key at the start.
+func (c *Cluster) PrimaryOf(t testing.TB, key string) *Server {
+	t.Helper()
+	slot, _ := c.Primaries[0].Do(t, "CLUSTER", "KEYSLOT", key).(int64)
+	n := int64(len(c.Primaries))
+	for i, s := range c.Primaries {
+		if slot < (int64(i)+1)*16384/n {
+			return s
+		}
+	}
+	t.Fatalf("%s is in slot %d", key, slot)
+	return nil
+}
+
+// StartClusterWithReplicas starts a Cluster of three primaries that survives the
+// loss of one, and waits until it would.
+func StartClusterWithReplicas(t testing.TB) *Cluster {
+	t.Helper()
+	c := &Cluster{Primaries: startCluster(t, "700")}
+	for _, p := range c.Primaries {
+		id, _ := p.Do(t, "CLUSTER", "MYID").(string)
+		r := startClusterServer(t, "700")
+		host, port, _ := net.SplitHostPort(p.Address)
+		r.Do(t, "CLUSTER", "MEET", host, port)
+		wait(t, "a replica that knows its primary", func(ctx context.Context) error {
+			return r.client.ClusterReplicate(ctx, id).Err()
+		})
+		c.Replicas = append(c.Replicas, r)
+	}
+	for _, s := range slices.Concat(c.Primaries, c.Replicas) {
+		wait(t, "a Cluster whose replicas follow, known to "+s.Address, func(ctx context.Context) error {
+			text, err := s.client.ClusterNodes(ctx).Result()
+			if err == nil && strings.Count(text, "slave") < len(c.Primaries) {
+				err = errors.New(text)
+			}
+			return err
+		})
+	}
+	for _, r := range c.Replicas {
+		wait(t, "a replica that has everything", func(ctx context.Context) error {
+			info, err := r.client.Info(ctx, "replication").Result()
+			if err == nil && !strings.Contains(info, "master_link_status:up") {
+				err = errors.New(info)
+			}
+			return err
+		})
+	}
+	return c
 }
 
 func wait(t testing.TB, what string, ok func(ctx context.Context) error) {
