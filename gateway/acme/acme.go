@@ -6,7 +6,7 @@
 package acme
 
 import (
-	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -31,22 +31,28 @@ type NodeSettings struct {
 	KeyFile string
 	// Version of the program, told to the authority.
 	Version string
-	Log     *slog.Logger
+	// Shared is what this node shares with the others of its fleet, who then all
+	// have the same Secret; nil: it is alone.
+	Shared Shared
+	Log    *slog.Logger
 }
 
 // Node is what the sources of one node share: the store, the lock, and the
 // challenges that are pending. It is safe for concurrent use.
 type Node struct {
 	s          NodeSettings
+	id         string // of this life of the node
 	challenges *Challenges
-	locker     Locker
-	mu         sync.Mutex // guards store
+	locker     *localLocker
+	mu         sync.Mutex // guards store and sources
 	store      *store     // nil: not opened yet
+	sources    map[*Source]struct{}
+	remote     remote
 }
 
 // NewNode returns a node that has opened nothing yet.
 func NewNode(s NodeSettings) *Node {
-	return &Node{s: s, challenges: NewChallenges(), locker: newLocalLocker()}
+	return &Node{s: s, id: rand.Text(), challenges: NewChallenges(), locker: newLocalLocker(), sources: map[*Source]struct{}{}}
 }
 
 // Challenges are the challenges pending on this node.
@@ -70,7 +76,7 @@ func (n *Node) Open() error {
 	if err := writable(n.s.Dir); err != nil {
 		return fmt.Errorf("node.data_dir: certificates cannot be stored: %w", err)
 	}
-	n.store = &store{cache: autocert.DirCache(n.s.Dir), key: key, log: n.s.Log}
+	n.store = &store{disk: autocert.DirCache(n.s.Dir), shared: n.s.Shared, key: key, log: n.s.Log}
 	return nil
 }
 
@@ -111,41 +117,6 @@ func (n *Node) opened() (*store, error) {
 		return nil, errNotOpen
 	}
 	return n.store, nil
-}
-
-// Locker lets one node at a time order a certificate, however many of them
-// have it in their config. Whoever gets the lock looks first whether another
-// node has stored a new certificate meanwhile.
-type Locker interface {
-	// Lock waits for the lock of a name until ctx is done. unlock gives it back.
-	Lock(ctx context.Context, name string) (unlock func(), err error)
-}
-
-// localLocker is for one node: after a reload, a worker that is being stopped
-// and its successor may want the same certificate, and two certificates may
-// want to make the same account.
-type localLocker struct {
-	mu   sync.Mutex // guards held
-	held map[string]chan struct{}
-}
-
-func newLocalLocker() *localLocker { return &localLocker{held: map[string]chan struct{}{}} }
-
-// Lock implements Locker.
-func (l *localLocker) Lock(ctx context.Context, name string) (func(), error) {
-	l.mu.Lock()
-	c := l.held[name]
-	if c == nil {
-		c = make(chan struct{}, 1)
-		l.held[name] = c
-	}
-	l.mu.Unlock()
-	select {
-	case c <- struct{}{}:
-		return func() { <-c }, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
 }
 
 // Settings describe one certificate.

@@ -55,27 +55,31 @@ func (c *Challenges) TLS(host string) *tls.Certificate {
 	return nil
 }
 
-// addHTTP has a token answered until done is called.
-func (c *Challenges) addHTTP(token, answer string) (done func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	set(&c.http, token, answer)
-	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		unset(&c.http, token, answer)
-	}
+// pending is a challenge and what answers it.
+type pending struct {
+	kind Kind
+	// name is the token of HTTP-01, the host of TLS-ALPN-01.
+	name   string
+	answer string           // of HTTP-01
+	cert   *tls.Certificate // of TLS-ALPN-01
 }
 
-// addTLS has handshakes for host answered until done is called.
-func (c *Challenges) addTLS(host string, cert *tls.Certificate) (done func()) {
+// add has a challenge answered until done is called.
+func (c *Challenges) add(p pending) (done func()) {
+	if p.kind == HTTP01 {
+		return addTo(c, &c.http, p.name, p.answer)
+	}
+	return addTo(c, &c.tls, p.name, p.cert)
+}
+
+func addTo[V comparable](c *Challenges, to *atomic.Pointer[map[string]V], key string, v V) (done func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	set(&c.tls, host, cert)
+	set(to, key, v)
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		unset(&c.tls, host, cert)
+		unset(to, key, v)
 	}
 }
 

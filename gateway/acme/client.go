@@ -23,7 +23,7 @@ const (
 
 // dial prepares a client for one order. Its file of authorities is read each
 // time, so that a replaced one is noticed. done gives its connections up.
-func (s *Source) dial(ctx context.Context, st *store) (c *acme.Client, done func(), err error) {
+func (s *Source) dial(ctx context.Context, st *store, alone bool) (c *acme.Client, done func(), err error) {
 	transport := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true,
 		TLSHandshakeTimeout: requestTimeout, MaxIdleConnsPerHost: 1,
@@ -39,7 +39,7 @@ func (s *Source) dial(ctx context.Context, st *store) (c *acme.Client, done func
 	if s.transport != nil {
 		trip = s.transport
 	}
-	key, err := st.accountKey(ctx, s.s.account())
+	key, err := st.accountKey(ctx, s.s.account(), alone)
 	if err != nil {
 		return nil, nil, err
 	}

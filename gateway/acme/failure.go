@@ -23,9 +23,10 @@ const (
 	unproved    = "challenge_failed" // it could not see the challenge answered
 	refused     = "refused"          // it does not want to, whatever the reason
 	unusable    = "unusable"         // something on this side: storage, the file of authorities
+	storeAway   = "store_away"       // what the nodes share cannot be had; nothing was ordered, or finished
 )
 
-var outcomes = []string{succeeded, unreachable, limited, unproved, refused, unusable}
+var outcomes = []string{succeeded, unreachable, limited, unproved, refused, unusable, storeAway}
 
 // failure is what an order ended with.
 type failure struct {
@@ -46,6 +47,8 @@ func classify(err error) failure {
 	var ours *storeError
 	var file *fs.PathError
 	switch {
+	case isAway(err):
+		f.kind = storeAway
 	case errors.As(err, &problem):
 		f.wait = retryAfter(problem.Header)
 		if _, ok := acme.RateLimit(problem); ok || problem.StatusCode == http.StatusTooManyRequests {
@@ -121,4 +124,12 @@ func jitter(d time.Duration) time.Duration {
 func renewal(from, to time.Time) time.Time {
 	life := to.Sub(from)
 	return from.Add(life*2/3 - time.Duration(rand.Float64()*float64(life)/20))
+}
+
+// lastResort is when a certificate is replaced although what the nodes share
+// cannot be had: in the last tenth of its life, at a time that every node draws
+// for itself from the first half of that. Each node that gets so far orders one.
+func lastResort(from, to time.Time) time.Time {
+	life := to.Sub(from)
+	return to.Add(-life/10 + time.Duration(rand.Float64()*float64(life)/20))
 }

@@ -19,12 +19,12 @@ import (
 const orderTimeout = 10 * time.Minute
 
 // order gets a certificate by one kind of challenge. The caller holds the lock.
-func (s *Source) order(ctx context.Context, c *acme.Client, kind Kind) (*tls.Certificate, error) {
+func (s *Source) order(ctx context.Context, c *acme.Client, kind Kind, alone bool) (*tls.Certificate, error) {
 	o, err := c.AuthorizeOrder(ctx, acme.DomainIDs(s.s.Hosts...))
 	if err != nil {
 		return nil, err
 	}
-	if err := s.prove(ctx, c, o.AuthzURLs, kind); err != nil {
+	if err := s.prove(ctx, c, o.AuthzURLs, kind, alone); err != nil {
 		if s.running.Err() == nil { // a node that stops does not wait for this
 			s.giveUp(ctx, c, o.AuthzURLs)
 		}
@@ -52,14 +52,42 @@ func (s *Source) order(ctx context.Context, c *acme.Client, kind Kind) (*tls.Cer
 var errNoKind = errors.New("the authority does not offer this challenge")
 
 // prove proves that the hosts are ours: the authority looks at all of them at
-// the same time.
-func (s *Source) prove(ctx context.Context, c *acme.Client, urls []string, kind Kind) error {
+// the same time, once every node can answer it.
+func (s *Source) prove(ctx context.Context, c *acme.Client, urls []string, kind Kind, alone bool) error {
+	var asked []*acme.Challenge
+	shared := map[string][]byte{}
 	for _, url := range urls {
-		done, err := s.authorize(ctx, c, url, kind)
+		z, err := c.GetAuthorization(ctx, url)
 		if err != nil {
 			return err
 		}
-		defer done() // when the authority has seen all
+		if z.Status == acme.StatusValid {
+			continue // it has looked lately
+		}
+		p, challenge, err := prepare(c, z, kind)
+		if err != nil {
+			return err
+		}
+		defer s.node.challenges.add(p)() // when the authority has seen all
+		asked = append(asked, challenge)
+		if s.node.s.Shared != nil && !alone {
+			if err := s.node.sealChallenge(shared, p); err != nil {
+				return err
+			}
+		}
+	}
+	if len(shared) > 0 {
+		defer s.node.remote.mine(shared)()
+		withdraw, err := s.node.s.Shared.Announce(ctx, shared)
+		if err != nil {
+			return away(ctx, err)
+		}
+		defer withdraw()
+	}
+	for _, challenge := range asked {
+		if _, err := c.Accept(ctx, challenge); err != nil {
+			return err
+		}
 	}
 	for _, url := range urls {
 		if _, err := c.WaitAuthorization(ctx, url); err != nil {
@@ -69,48 +97,21 @@ func (s *Source) prove(ctx context.Context, c *acme.Client, urls []string, kind 
 	return nil
 }
 
-// authorize has the authority look at one host, unless it has done so lately.
-// done ends the answering.
-func (s *Source) authorize(ctx context.Context, c *acme.Client, url string, kind Kind) (done func(), err error) {
-	z, err := c.GetAuthorization(ctx, url)
-	if err != nil {
-		return nil, err
-	}
-	if z.Status == acme.StatusValid {
-		return func() {}, nil
-	}
+// prepare makes the answer to an authority's challenge.
+func prepare(c *acme.Client, z *acme.Authorization, kind Kind) (pending, *acme.Challenge, error) {
 	host := strings.ToLower(z.Identifier.Value)
 	for _, challenge := range z.Challenges {
 		if challenge.Type != string(kind) {
 			continue
 		}
-		done, err := s.prepare(c, challenge.Token, host, kind)
-		if err != nil {
-			return nil, err
+		if kind == HTTP01 {
+			answer, err := c.HTTP01ChallengeResponse(challenge.Token)
+			return pending{kind: kind, name: challenge.Token, answer: answer}, challenge, err
 		}
-		if _, err := c.Accept(ctx, challenge); err != nil {
-			done()
-			return nil, err
-		}
-		return done, nil
+		cert, err := c.TLSALPN01ChallengeCert(challenge.Token, host)
+		return pending{kind: kind, name: host, cert: &cert}, challenge, err
 	}
-	return nil, fmt.Errorf("%s for %q: %w", kind, host, errNoKind)
-}
-
-// prepare has a challenge answered until done is called.
-func (s *Source) prepare(c *acme.Client, token, host string, kind Kind) (done func(), err error) {
-	if kind == HTTP01 {
-		answer, err := c.HTTP01ChallengeResponse(token)
-		if err != nil {
-			return nil, err
-		}
-		return s.node.challenges.addHTTP(token, answer), nil
-	}
-	cert, err := c.TLSALPN01ChallengeCert(token, host)
-	if err != nil {
-		return nil, err
-	}
-	return s.node.challenges.addTLS(host, &cert), nil
+	return pending{}, nil, fmt.Errorf("%s for %q: %w", kind, host, errNoKind)
 }
 
 // giveUp takes back what was asked of the authority: pending authorizations

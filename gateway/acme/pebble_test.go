@@ -246,7 +246,7 @@ func TestRenewalAheadOfTime(t *testing.T) {
 	b.ca.Filter(nil)
 	b.issued(c, last)
 	b.wait("all is well", func() bool { return c.Stats().Fault == "" })
-	b.logged(1, "the certificate authority answers again")
+	b.logged(1, "the certificate is as it should be again")
 }
 
 func TestRefusals(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -37,10 +36,15 @@ type Source struct {
 	next    time.Time // when the worker acts
 
 	// Only the worker, and Load before it, touch these.
+	inUse    *stored   // current; nil: none yet
 	due      time.Time // when current is to be replaced; zero: at once
+	alone    time.Time // from when it is replaced even if the others cannot be asked
 	failures int       // in a row
 	kind     int       // index in Challenges of the one to use next
+	again    bool      // a failure was met, or a pause kept, since the start
+	waiting  bool      // for what the nodes share
 
+	wake    chan struct{} // look at what the nodes share
 	begin   sync.Once
 	stop    context.CancelFunc
 	running context.Context
@@ -57,7 +61,7 @@ var _ tlsterm.CertSource = (*Source)(nil)
 // NewSource returns a source that has read nothing and asked nobody.
 func (n *Node) NewSource(s Settings) *Source {
 	c := &Source{
-		s: s, node: n, log: n.s.Log.With("certificate", s.Name), orders: map[string]uint64{},
+		s: s, node: n, log: n.s.Log.With("certificate", s.Name), orders: map[string]uint64{}, wake: make(chan struct{}, 1),
 		whileUnreachable: whileUnreachable, whileRefused: whileRefused, shortest: shortest,
 	}
 	for _, o := range outcomes {
@@ -80,7 +84,8 @@ func (s *Source) Check() error {
 }
 
 // Load reads what is stored; the node's store must be open. A certificate that
-// fits the settings less than fully is used until there is a better one.
+// fits the settings less than fully is used until there is a better one. Where
+// what the nodes share cannot be had, the copy on disk has to do.
 func (s *Source) Load(ctx context.Context) error {
 	if err := s.Check(); err != nil {
 		return err
@@ -92,11 +97,16 @@ func (s *Source) Load(ctx context.Context) error {
 	if err := s.adopt(ctx, st); err != nil {
 		return err
 	}
+	if st.shared != nil {
+		if err := s.adoptShared(ctx, st); err != nil && !isAway(err) {
+			return err
+		}
+	}
 	s.remember(ctx, st)
 	return nil
 }
 
-// adopt puts the stored certificate in use, if there is one and it is newer
+// adopt puts the certificate on disk in use, if there is one and it is newer
 // than what is.
 func (s *Source) adopt(ctx context.Context, st *store) error {
 	found, err := st.certificate(ctx, s.s.Name)
@@ -135,7 +145,7 @@ func (s *Settings) wanted() string {
 // use puts a certificate in use.
 func (s *Source) use(c *stored) {
 	leaf := c.cert.Leaf
-	s.due = time.Time{}
+	s.inUse, s.due, s.alone = c, time.Time{}, lastResort(leaf.NotBefore, leaf.NotAfter)
 	if s.fits(c) {
 		s.due = renewal(leaf.NotBefore, leaf.NotAfter)
 	}
@@ -178,6 +188,7 @@ func (s *Source) Start(context.Context) error { return nil }
 func (s *Source) Live() {
 	s.begin.Do(func() {
 		if s.running.Err() == nil {
+			s.node.join(s)
 			s.worker.Go(s.work)
 		}
 	})
@@ -204,6 +215,7 @@ const shortest = time.Minute
 
 // work is the worker.
 func (s *Source) work() {
+	defer s.node.leave(s)
 	for s.sleep() {
 		s.attempt(s.running)
 	}
@@ -223,135 +235,10 @@ func (s *Source) sleep() bool {
 		case <-s.running.Done():
 			t.Stop()
 			return false
+		case <-s.wake:
+			s.look(s.running)
 		case <-t.C:
 		}
-	}
-}
-
-// attempt gets a certificate, or says why not and when to try again.
-func (s *Source) attempt(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
-	defer cancel()
-	err := s.renew(ctx)
-	if s.running.Err() != nil {
-		return // stopped: that is no failure
-	}
-	if err == nil {
-		s.succeeded()
-		return
-	}
-	s.failedWith(classify(err))
-}
-
-// renew gets a new certificate, unless another node has stored one.
-func (s *Source) renew(ctx context.Context) error {
-	st, err := s.node.opened()
-	if err != nil {
-		return err
-	}
-	unlock, err := s.node.locker.Lock(ctx, certificateEntry(s.s.Name))
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if err := s.adopt(ctx, st); err != nil {
-		return err
-	}
-	if time.Now().Before(s.due) {
-		return nil
-	}
-	found, err := s.obtain(ctx, st)
-	if err != nil {
-		return err
-	}
-	s.use(found)
-	if soonest := time.Now().Add(s.shortest); s.due.Before(soonest) {
-		s.due = soonest // a very short life, or a clock that is ahead: never ask without a pause
-		s.schedule(s.due)
-	}
-	s.log.Info("a new certificate is in use", "names", s.s.Hosts, "not_after", found.cert.Leaf.NotAfter, "renewal", s.due)
-	s.mu.Lock()
-	s.ordered = time.Now()
-	s.orders[succeeded]++
-	s.mu.Unlock()
-	if err := st.putCertificate(ctx, s.s.Name, found); err != nil {
-		// It is in use all the same: to order again would change nothing.
-		s.log.Error("a new certificate cannot be stored; after a restart it is ordered again", "error", err)
-	}
-	return nil
-}
-
-// obtain asks the authority. The first attempt tries each kind of challenge,
-// later ones one each, to spare the authority's limits.
-func (s *Source) obtain(ctx context.Context, st *store) (*stored, error) {
-	unlock, err := s.node.locker.Lock(ctx, s.s.account())
-	if err != nil {
-		return nil, err
-	}
-	c, done, err := s.dial(ctx, st)
-	if err == nil {
-		defer done()
-		err = s.account(ctx, c)
-	}
-	unlock()
-	if err != nil {
-		return nil, err
-	}
-	tries := 1
-	if s.failures == 0 {
-		tries = len(s.s.Challenges)
-	}
-	var errs []error
-	for range tries {
-		kind := s.s.Challenges[s.kind%len(s.s.Challenges)]
-		cert, err := s.order(ctx, c, kind)
-		if err == nil {
-			return &stored{cert: cert, directory: s.s.Directory, hosts: s.s.wanted()}, nil
-		}
-		errs = append(errs, fmt.Errorf("%s: %w", kind, err))
-		if k := classify(err).kind; k != unproved && !errors.Is(err, errNoKind) {
-			break // another challenge would meet the same
-		}
-		s.kind++
-	}
-	return nil, errors.Join(errs...)
-}
-
-func (s *Source) succeeded() {
-	s.mu.Lock()
-	again := s.fault != ""
-	s.fault, s.since = "", time.Time{}
-	s.mu.Unlock()
-	if again {
-		s.log.Info("the certificate authority answers again")
-	}
-	s.failures = 0
-	s.forget()
-}
-
-func (s *Source) failedWith(f failure) {
-	s.failures++
-	s.failed.Add(1)
-	p := s.whileRefused
-	if f.kind == unreachable {
-		p = s.whileUnreachable
-	}
-	now := time.Now()
-	next := now.Add(p.pause(s.failures, f.wait))
-	s.mu.Lock()
-	s.orders[f.kind]++
-	if s.fault == "" {
-		s.since = now
-	}
-	s.fault, s.next = f.text, next
-	s.mu.Unlock()
-	until := "nothing: there is none yet"
-	if c := s.current.Load(); c != nil {
-		until = "the last one, until " + c.Leaf.NotAfter.Format(time.RFC3339)
-	}
-	s.log.Error("no certificate could be had from the authority", "kind", f.kind, "error", f.text,
-		"failures", s.failures, "next_try", next.Round(time.Second), "in_use", until)
-	if f.kind != unreachable {
-		s.note(note{failures: s.failures, at: now, next: next, asked: f.wait > 0})
+		t.Stop()
 	}
 }

@@ -20,12 +20,13 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/seal"
 )
 
-// store keeps what must outlive the process. Everything in it is sealed; the
-// cache below sees names and ciphertext.
+// store keeps what must outlive the process. Everything in it is sealed; what
+// is below sees names and ciphertext.
 type store struct {
-	cache autocert.Cache
-	key   *seal.Key
-	log   *slog.Logger
+	disk   autocert.Cache
+	shared Cache // nil: the node is alone; else disk has copies, for when it is away
+	key    *seal.Key
+	log    *slog.Logger
 }
 
 // storeError is of the store, and so of this side.
@@ -33,11 +34,11 @@ type storeError struct{ error }
 
 func (e *storeError) Unwrap() error { return e.error }
 
-// get returns nil without an error if there is nothing, or nothing that can be
-// opened: such an entry is moved aside, so that whoever has the right key can
-// put it back.
+// get reads from the disk. It returns nil without an error if there is nothing,
+// or nothing that can be opened: such an entry is moved aside, so that whoever
+// has the right key can put it back.
 func (s *store) get(ctx context.Context, name string) ([]byte, error) {
-	sealed, err := s.cache.Get(ctx, name)
+	sealed, err := s.disk.Get(ctx, name)
 	if errors.Is(err, autocert.ErrCacheMiss) {
 		return nil, nil
 	}
@@ -59,46 +60,57 @@ const asideSuffix = ".unusable"
 func (s *store) refuse(ctx context.Context, name string, content []byte, why error) error {
 	s.log.Error("a stored entry cannot be used; it was moved aside and is made anew",
 		"entry", name, "aside", name+asideSuffix, "error", why)
-	if err := s.cache.Put(ctx, name+asideSuffix, content); err != nil {
+	if err := s.disk.Put(ctx, name+asideSuffix, content); err != nil {
 		return &storeError{fmt.Errorf("moving %s aside: %w", name, err)}
 	}
-	if err := s.cache.Delete(ctx, name); err != nil {
+	if err := s.disk.Delete(ctx, name); err != nil {
 		return &storeError{fmt.Errorf("removing %s: %w", name, err)}
 	}
 	return nil
 }
 
 func (s *store) put(ctx context.Context, name string, plain []byte) error {
-	if err := s.cache.Put(ctx, name, s.key.Seal(name, plain)); err != nil {
+	if err := s.disk.Put(ctx, name, s.key.Seal(name, plain)); err != nil {
 		return &storeError{fmt.Errorf("storing %s: %w", name, err)}
 	}
 	return nil
 }
 
-// accountKey reads the key of an account, making one first if there is none.
-func (s *store) accountKey(ctx context.Context, name string) (crypto.Signer, error) {
+// ownAccount reads the key of an account from the disk, in DER; nil: there is none.
+func (s *store) ownAccount(ctx context.Context, name string) ([]byte, error) {
 	plain, err := s.get(ctx, name)
+	if err != nil || plain == nil {
+		return nil, err
+	}
+	if _, err := x509.ParseECPrivateKey(plain); err != nil {
+		return nil, s.refuse(ctx, name, s.key.Seal(name+asideSuffix, plain), err)
+	}
+	return plain, nil
+}
+
+// accountKey reads the key of an account, making one first if there is none.
+// alone does without what the nodes share.
+func (s *store) accountKey(ctx context.Context, name string, alone bool) (crypto.Signer, error) {
+	der, err := s.ownAccount(ctx, name)
+	if err == nil && s.shared != nil && !alone {
+		der, err = s.shareAccount(ctx, name, der, true)
+	} else if err == nil && der == nil {
+		if der, err = newAccount(); err == nil {
+			err = s.put(ctx, name, der)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	if plain != nil {
-		key, err := x509.ParseECPrivateKey(plain)
-		if err == nil {
-			return key, nil
-		}
-		if err := s.refuse(ctx, name, s.key.Seal(name+asideSuffix, plain), err); err != nil {
-			return nil, err
-		}
-	}
+	return x509.ParseECPrivateKey(der)
+}
+
+func newAccount() ([]byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return key, s.put(ctx, name, der)
+	return x509.MarshalECPrivateKey(key)
 }
 
 // stored is a certificate with what was ordered of whom.
@@ -115,7 +127,7 @@ const (
 
 func certificateEntry(name string) string { return "certificate-" + name }
 
-// certificate reads a stored certificate; nil if there is none that is usable.
+// certificate reads a certificate from the disk; nil if there is none that is usable.
 func (s *store) certificate(ctx context.Context, name string) (*stored, error) {
 	entry := certificateEntry(name)
 	plain, err := s.get(ctx, entry)
@@ -144,21 +156,27 @@ func parseStored(plain []byte) (*stored, error) {
 	return c, nil
 }
 
-// putCertificate stores a certificate with its key.
-func (s *store) putCertificate(ctx context.Context, name string, c *stored) error {
+// encode is the reverse of parseStored.
+func (c *stored) encode() ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(c.cert.PrivateKey)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var b bytes.Buffer
 	err = pem.Encode(&b, &pem.Block{Type: "PRIVATE KEY", Headers: map[string]string{directoryHeader: c.directory, hostsHeader: c.hosts}, Bytes: der})
 	for _, der := range c.cert.Certificate {
 		err = errors.Join(err, pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: der}))
 	}
+	return b.Bytes(), err
+}
+
+// putCertificate stores a certificate with its key on disk.
+func (s *store) putCertificate(ctx context.Context, name string, c *stored) error {
+	plain, err := c.encode()
 	if err != nil {
 		return err
 	}
-	return s.put(ctx, certificateEntry(name), b.Bytes())
+	return s.put(ctx, certificateEntry(name), plain)
 }
 
 // newKey makes the key of a certificate; every certificate has its own.

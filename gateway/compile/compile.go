@@ -11,11 +11,13 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
 	"github.com/gatehouse-proxy/gatehouse/gateway/acme"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
+	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/dial"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
@@ -37,6 +39,15 @@ type Settings struct {
 	// Mesh makes the source of a service's instances; nil: this node has no
 	// registry. It opens nothing yet and asks nobody.
 	Mesh func(service string) upstream.Source
+	// Tickets makes what session tickets are encrypted with, from what the nodes
+	// of a fleet share; nil: each listener has its own.
+	Tickets func(rotate time.Duration) TicketKeys
+}
+
+// TicketKeys are a unit: they begin to change when it starts.
+type TicketKeys interface {
+	tlsterm.TicketKeys
+	snapshot.Unit
 }
 
 // Compiler compiles configs. It is for one goroutine at a time.

@@ -78,9 +78,14 @@ func (b *build) tickets(listener string, c config.SessionTickets) tlsterm.Ticket
 	}
 	key, sum := "tickets/"+listener, digest(c)
 	if u, same := b.units.Reuse(b.prev, key, sum); same {
-		return u.(*tlsterm.Rotation)
+		return u.(TicketKeys)
 	}
-	made := tlsterm.NewRotation(c.Rotate.D())
+	var made TicketKeys
+	if b.settings.Tickets != nil && b.mode != DryRun {
+		made = b.settings.Tickets(c.Rotate.D())
+	} else {
+		made = tlsterm.NewRotation(c.Rotate.D())
+	}
 	b.units.Add(key, sum, made)
 	return made
 }

@@ -1,5 +1,5 @@
-// Package seal encrypts what a node keeps on disk or, later, in a store that
-// several nodes share: private keys above all. The key never lies where the
+// Package seal encrypts what a node keeps on disk, or in a store that several
+// nodes share: private keys above all. The key never lies where the
 // sealed data does, unless that is the node's own folder.
 package seal
 
@@ -30,7 +30,10 @@ var magic = []byte("GHS1")
 var ErrForeign = errors.New("is damaged, or was encrypted with another key")
 
 // Key seals and opens. It is safe for concurrent use.
-type Key struct{ aead cipher.AEAD }
+type Key struct {
+	aead cipher.AEAD
+	id   string
+}
 
 // New derives a key from a secret of at least MinSecret bytes.
 func New(secret string) (*Key, error) {
@@ -49,8 +52,16 @@ func New(secret string) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Key{aead}, nil
+	id, err := hkdf.Key(sha256.New, []byte(secret), nil, "gatehouse seal id 1", 16)
+	if err != nil {
+		return nil, err
+	}
+	return &Key{aead, hex.EncodeToString(id)}, nil
 }
+
+// ID tells keys apart, 32 hexadecimal digits: those of one secret have the same.
+// It may be known to everybody.
+func (k *Key) ID() string { return k.id }
 
 // Load reads the secret in a file that only its owner may read. If there is
 // none, one is made.
