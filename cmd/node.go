@@ -12,9 +12,9 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/admin"
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/control"
+	"github.com/gatehouse-proxy/gatehouse/control/secrets"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 	"github.com/gatehouse-proxy/gatehouse/gateway"
-	"github.com/gatehouse-proxy/gatehouse/gateway/acme"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
@@ -38,8 +38,9 @@ type node struct {
 	loop      *control.Loop
 	admin     *admin.Server // nil: off
 	events    *eventLog
-	store     store.Store // what the node shares with others; untouched unless something needs it
-	fleet     *member     // nil: the config is a file
+	store     store.Store     // what the node shares with others; untouched unless something needs it
+	secrets   *secrets.Shared // nil: nothing secret is shared with other nodes
+	fleet     *member         // nil: the config is a file
 }
 
 // nodeSettings are what newNode builds a node from.
@@ -81,6 +82,9 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 		return err
 	}
 	n.events = newEventLog(n.metrics.Registerer(), n.log)
+	if err := n.openSecrets(c); err != nil {
+		return err
+	}
 	authorities, err := n.openACME(s)
 	if err != nil {
 		return err
@@ -90,10 +94,13 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	})
 	n.compiler, err = compile.New(compile.Settings{
 		Plugins: append(builtin(waf.NewPool(), n.events), s.plugins...),
-		Log:     n.log, Metrics: n.metrics, Zone: c.Zone, Node: c.Name, ACME: authorities,
+		Log:     n.log, Metrics: n.metrics, Zone: c.Zone, Node: c.Name, ACME: authorities, Tickets: n.tickets(),
 	})
 	if err != nil {
 		return err
+	}
+	if n.secrets != nil {
+		n.secrets.Start(authorities)
 	}
 	n.loop = control.New(control.Settings{
 		Load: s.load, Paths: s.watch, Compiler: n.compiler,
@@ -110,25 +117,6 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	}
 	n.fleet.follower.Start(ctx, n.loop.Take)
 	return nil
-}
-
-// openACME makes what ACME certificates share. A node that has some and cannot
-// store them does not start: it would order them anew at every start, until
-// the authority has had enough.
-func (n *node) openACME(s nodeSettings) (*acme.Node, error) {
-	c := s.config.Node
-	node := acme.NewNode(acme.NodeSettings{
-		Dir: acme.DirIn(c.DataDir), Secret: c.SecretKey.Reveal(), KeyFile: acme.KeyFileIn(c.DataDir),
-		Version: s.version, Log: n.log,
-	})
-	needed := n.fleet != nil // a later revision may bring some
-	for _, cert := range s.config.Certificates {
-		needed = needed || cert.ACME != nil
-	}
-	if needed {
-		return node, node.Open()
-	}
-	return node, nil
 }
 
 // nodeName is the name in the config, or else the machine's.
@@ -219,6 +207,9 @@ func (n *node) close(ctx context.Context) error {
 	}
 	if n.compiler != nil {
 		n.compiler.Close()
+	}
+	if n.secrets != nil {
+		n.secrets.Close()
 	}
 	if n.admin != nil {
 		errs = append(errs, n.admin.Close())

@@ -7,6 +7,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/control"
 	"github.com/gatehouse-proxy/gatehouse/control/fleet"
+	"github.com/gatehouse-proxy/gatehouse/control/secrets"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
@@ -25,6 +26,8 @@ type status struct {
 	Listeners   []listenerStatus           `json:"listeners"`
 	Connections connectionStatus           `json:"connections"`
 	Upstreams   map[string]upstream.Status `json:"upstreams"`
+	// Shared is what is shared with other nodes and sealed; absent: nothing is.
+	Shared *secrets.Status `json:"shared,omitempty"`
 	// Certificates of files and of ACME alike.
 	Certificates []compile.CertificateStatus `json:"certificates"`
 }
@@ -53,7 +56,7 @@ type connectionStatus struct {
 func (n *node) status() status {
 	open, idle, tunnels := n.gateway.Connections()
 	s := status{
-		Node: nodeName(n.config.Node), Zone: n.config.Node.Zone, Version: n.version, Config: n.loop.Status(), Fleet: n.fleetStatus(),
+		Node: nodeName(n.config.Node), Zone: n.config.Node.Zone, Version: n.version, Config: n.loop.Status(), Fleet: n.fleetStatus(), Shared: n.sharedStatus(),
 		Connections: connectionStatus{open, idle, tunnels},
 	}
 	snap := n.gateway.Current()

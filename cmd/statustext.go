@@ -28,6 +28,7 @@ func (s *status) wrong(now time.Time) (list []string) {
 	if s.Config.Missing != "" {
 		add("config: this node does without a part of it: %s", s.Config.Missing)
 	}
+	s.wrongShared(add)
 	for _, name := range slices.Sorted(maps.Keys(s.Config.Broken)) {
 		add("route %s: answers 503: %s", name, s.Config.Broken[name])
 	}
@@ -95,6 +96,7 @@ func (s *status) print(w io.Writer, wrong []string, now time.Time) {
 		fmt.Fprintf(w, "config       %s, live since %s (%s)\n", s.Config.Digest[:min(12, len(s.Config.Digest))], stamp(s.Config.Loaded), ago(s.Config.Loaded, now))
 	}
 	s.printRevision(w, now)
+	s.printShared(w, now)
 	for i, l := range s.Listeners {
 		label := ""
 		if i == 0 {

@@ -4,7 +4,7 @@ package config
 
 // docs are the doc comments of config types and their fields: "config.Listener.Address".
 var docs = map[string]string{
-	"config.ACME":                                 "A certificate that an authority issues (RFC 8555). It is ordered and renewed in the background, after two thirds of its life, and kept encrypted in node.data_dir. Until there is one, clients get the listener's other certificates; while the authority cannot be reached, the last one is used.",
+	"config.ACME":                                 "A certificate that an authority issues (RFC 8555). It is ordered and renewed in the background, after two thirds of its life, and kept encrypted in node.data_dir. Nodes with the same node.store.redis share it: one of them orders it, and each answers the authority. Until there is one, clients get the listener's other certificates; while the authority cannot be reached, the last one is used.",
 	"config.ACME.AcceptTerms":                     "You agree to the authority's terms of service; it must be true.",
 	"config.ACME.CAFile":                          "PEM file with the authorities that the directory's own certificate is checked against, for a private authority; relative to the config. Default: the system's.",
 	"config.ACME.Challenges":                      "How to prove that the hosts are ours, the preferred way first. tls-alpn-01 needs the node to be reachable on port 443 without TLS ending before it, http-01 on port 80. Both are answered ahead of routes, plugins and redirects.",
@@ -196,7 +196,7 @@ var docs = map[string]string{
 	"config.Node.Drain":                           "How the node stops.",
 	"config.Node.Log":                             "The node's own log.",
 	"config.Node.Name":                            "Name in logs, metrics and status. Default: the host name.",
-	"config.Node.SecretKey":                       "Encrypts the private keys that the node keeps in data_dir, at least 32 bytes. Absent: data_dir/secret.key, made on first use. Give it, as ${ENV_NAME} or file:PATH, to keep it away from what it encrypts.",
+	"config.Node.SecretKey":                       "Encrypts the private keys that the node keeps in data_dir, and what it shares with other nodes through store.redis: ACME certificates and the secrets of session tickets. At least 32 bytes, the same on all nodes. Absent: data_dir/secret.key, made on first use, and nothing of the kind is shared. Give it, as ${ENV_NAME} or file:PATH, to keep it away from what it encrypts.",
 	"config.Node.Store":                           "What the nodes of a fleet share.",
 	"config.Node.Tracing":                         "Traces.",
 	"config.Node.Zone":                            "Zone this node runs in, for zone-aware balancing.",
@@ -280,7 +280,7 @@ var docs = map[string]string{
 	"config.Route.Rewrite":                        "Change what the upstream is asked for.",
 	"config.Route.SkipGlobalPlugins":              "Do not run the plugins listed at the top of the config.",
 	"config.Route.Timeouts":                       "How long things may take.",
-	"config.SessionTickets":                       "Kept by clients and hold a session, encrypted by keys that only this node knows. They are good for one listener and for as long as its rules about client certificates stay as they are.",
+	"config.SessionTickets":                       "Kept by clients and hold a session, encrypted by keys that only this node knows; or all nodes with the same node.store.redis, if they have the same node.secret_key. They are good for one listener and for as long as its rules about client certificates stay as they are.",
 	"config.SessionTickets.Enabled":               "Hand out and honour tickets.",
 	"config.SessionTickets.Rotate":                "How often the key is replaced. The two before it are still honoured, so that a ticket is good for two to three times this.",
 	"config.Sticky":                               "Keeps a client on its endpoint.",

@@ -38,9 +38,12 @@ type Node struct {
 	Zone string `yaml:"zone"`
 	// Where the node keeps its own files, such as the token of the admin API. Relative to where the node is started.
 	DataDir string `yaml:"data_dir" default:"./data"`
-	// Encrypts the private keys that the node keeps in data_dir, at least 32
-	// bytes. Absent: data_dir/secret.key, made on first use. Give it, as
-	// ${ENV_NAME} or file:PATH, to keep it away from what it encrypts.
+	// Encrypts the private keys that the node keeps in data_dir, and what it
+	// shares with other nodes through store.redis: ACME certificates and the
+	// secrets of session tickets. At least 32 bytes, the same on all nodes.
+	// Absent: data_dir/secret.key, made on first use, and nothing of the kind is
+	// shared. Give it, as ${ENV_NAME} or file:PATH, to keep it away from what it
+	// encrypts.
 	SecretKey unit.Secret `yaml:"secret_key"`
 	// The admin address: metrics, health, profiles.
 	Admin Admin `yaml:"admin"`

@@ -25,7 +25,8 @@ type Certificate struct {
 
 // ACME is a certificate that an authority issues (RFC 8555). It is ordered and
 // renewed in the background, after two thirds of its life, and kept encrypted
-// in node.data_dir. Until there is one, clients get the listener's other
+// in node.data_dir. Nodes with the same node.store.redis share it: one of them
+// orders it, and each answers the authority. Until there is one, clients get the listener's other
 // certificates; while the authority cannot be reached, the last one is used.
 type ACME struct {
 	// DNS names it is for, all in one certificate. The authority must reach this
@@ -116,7 +117,8 @@ type HandshakeRate struct {
 }
 
 // SessionTickets are kept by clients and hold a session, encrypted by keys that
-// only this node knows. They are good for one listener and for as long as its
+// only this node knows; or all nodes with the same node.store.redis, if they have
+// the same node.secret_key. They are good for one listener and for as long as its
 // rules about client certificates stay as they are.
 type SessionTickets struct {
 	// Hand out and honour tickets.

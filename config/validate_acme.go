@@ -28,6 +28,9 @@ func (v *validator) acme(name string, a *ACME, taken map[string]string, p *probl
 		}
 		taken[h] = name
 	}
+	if n := &v.c.Node; n.Store.Redis != nil && n.SecretKey == "" {
+		p.Add("", "needs node.secret_key, the same on every node: with node.store.redis certificates are shared, encrypted with it")
+	}
 	p.Check(a.AcceptTerms, "accept_terms", "must be true: read the authority's terms of service, which its directory names, and agree to them")
 	if a.Email != "" {
 		m, err := mail.ParseAddress(a.Email)

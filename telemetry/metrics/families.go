@@ -90,10 +90,13 @@ var (
 	fleetAnswered    = define(KindGauge, "gatehouse_fleet_store_last_answer_timestamp_seconds", "When the store last answered, seconds since 1970; 0: not since the start.")
 	fleetRefused     = define(KindCounter, "gatehouse_fleet_revisions_refused_total", "Revisions that were not run here: signed by nobody trusted (untrusted), older than what runs (old), not readable (malformed), or not to be built on this node (invalid).", "reason")
 	fleetRestored    = define(KindCounter, "gatehouse_fleet_revisions_restored_total", "Times this node gave an emptied store its revisions back.")
+	sharedUp         = define(KindGauge, "gatehouse_shared_store_up", "1 if certificates and session tickets are shared with other nodes: the store answers, and node.secret_key is theirs. Only of nodes with node.store.redis and node.secret_key.")
+	ticketsShared    = define(KindGauge, "gatehouse_session_tickets_shared", "1 if the secrets behind session tickets are those of the fleet, 0 if this node has its own; by how often they are rotated.", "rotate")
+	ticketsMade      = define(KindGauge, "gatehouse_session_tickets_made_timestamp_seconds", "When the secret was made that new session tickets are made with, seconds since 1970.", "rotate")
 	certNotAfter     = define(KindGauge, "gatehouse_certificate_not_after_timestamp_seconds", "When the certificate in use expires, seconds since 1970; 0 while none could be loaded. Days left: (X - time()) / 86400.", "certificate")
 	certOCSP         = define(KindGauge, "gatehouse_certificate_ocsp_next_update_timestamp_seconds", "Until when the OCSP response shown with the certificate is valid, seconds since 1970; 0 while none can be shown. Only of certificates with an ocsp_file.", "certificate")
 	certLoads        = define(KindCounter, "gatehouse_certificate_loads_total", "Certificates put in use, and errors met while following their files or ordering them.", "certificate", "result")
-	certOrders       = define(KindCounter, "gatehouse_certificate_orders_total", "Orders at a certificate authority, by what became of them: success, unreachable, rate_limited, challenge_failed, refused or unusable (storage, files of authorities).", "certificate", "result")
+	certOrders       = define(KindCounter, "gatehouse_certificate_orders_total", "Orders at a certificate authority, by what became of them: success, unreachable, rate_limited, challenge_failed, refused, unusable (storage, files of authorities), or store_away: what the nodes share could not be had, and nothing was ordered or the order was given up.", "certificate", "result")
 	certOrdered      = define(KindGauge, "gatehouse_certificate_last_order_timestamp_seconds", "When an authority last issued the certificate, seconds since 1970; 0: not since the node started.", "certificate")
 	certNext         = define(KindGauge, "gatehouse_certificate_next_order_timestamp_seconds", "When the authority is asked next: a renewal, or another try after a failure; 0: at once.", "certificate")
 	accessLogLines   = define(KindCounter, "gatehouse_accesslog_lines_total", "Access log lines, by what became of them.", "result")
@@ -108,6 +111,7 @@ var (
 		listenerOpen, listenerSpoken, listenerAccepted, listenerRefused, listenerRefusals, handshakes, unknownNames, acceptErrors, streamReceived, streamSent,
 		configRevision, configOK, configTime, configTook, configReloads, configBroken,
 		fleetRevision, fleetFromDisk, fleetUp, fleetAnswered, fleetRefused, fleetRestored,
+		sharedUp, ticketsShared, ticketsMade,
 		certNotAfter, certOCSP, certLoads, certOrders, certOrdered, certNext,
 		accessLogLines, traceSpans, panics,
 	}

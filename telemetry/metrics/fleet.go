@@ -53,12 +53,6 @@ func (f *Fleet) collect(e *emit) {
 	if !f.on.Load() {
 		return
 	}
-	flag := func(b bool) float64 {
-		if b {
-			return 1
-		}
-		return 0
-	}
 	e.gauge(fleetRevision, float64(f.revision.Load()))
 	e.gauge(fleetFromDisk, flag(f.disk.Load()))
 	e.gauge(fleetUp, flag(f.up.Load()))

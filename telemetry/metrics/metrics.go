@@ -47,6 +47,7 @@ type Metrics struct {
 	accessLog func() (written, dropped uint64)
 	traces    func() (exported, dropped uint64)
 	certs     func() []Certificate
+	shared    func() Shared
 }
 
 // New returns metrics with a registry of their own.
@@ -256,7 +257,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	m, e := c.m, &emit{out: out}
 	m.mu.Lock()
 	routes, ups, lis := sorted(m.routes), sorted(m.upstreams), sorted(m.listeners)
-	accessLog, traces, certs := m.accessLog, m.traces, m.certs
+	accessLog, traces, certs, shared := m.accessLog, m.traces, m.certs, m.shared
 	m.mu.Unlock()
 
 	e.gauge(buildInfo, 1, m.version, runtime.Version())
@@ -276,6 +277,10 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	m.Config.collect(e)
 	m.Fleet.collect(e)
+	if shared != nil {
+		s := shared()
+		s.collect(e)
+	}
 	if certs != nil {
 		for _, c := range certs() {
 			c.collect(e)
