@@ -42,10 +42,10 @@ func (n *Node) lock(ctx context.Context, own, shared string, alone bool) (held c
 	if alone || n.s.Shared == nil {
 		return ctx, release, nil
 	}
-	held, unlock, err = n.s.Shared.Lock(ctx, shared)
+	held, give, err := n.s.Shared.Lock(ctx, shared)
 	if err != nil {
 		release()
 		return nil, nil, away(ctx, err)
 	}
-	return held, func() { unlock(); release() }, nil
+	return held, func() { give(); release() }, nil
 }
