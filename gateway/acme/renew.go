@@ -181,13 +181,6 @@ func (s *Source) failedWith(f failure) {
 	}
 	now := time.Now()
 	next := now.Add(p.pause(s.failures, f.wait))
-	s.mu.Lock()
-	s.orders[f.kind]++
-	if s.fault == "" {
-		s.since = now
-	}
-	s.fault, s.next = f.text, next
-	s.mu.Unlock()
 	until := "nothing: there is none yet"
 	if c := s.current.Load(); c != nil {
 		until = "the last one, until " + c.Leaf.NotAfter.Format(time.RFC3339)
@@ -198,6 +191,13 @@ func (s *Source) failedWith(f failure) {
 	}
 	s.log.Error(what, "kind", f.kind, "error", f.text,
 		"failures", s.failures, "next_try", next.Round(time.Second), "in_use", until)
+	s.mu.Lock()
+	s.orders[f.kind]++
+	if s.fault == "" {
+		s.since = now
+	}
+	s.fault, s.next = f.text, next
+	s.mu.Unlock()
 	if f.kind != unreachable && f.kind != storeAway {
 		s.note(note{failures: s.failures, at: now, next: next, asked: f.wait > 0, text: f.text})
 	}

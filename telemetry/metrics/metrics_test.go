@@ -234,8 +234,23 @@ func TestFleetIsThereForMembersOnly(t *testing.T) {
 		`gatehouse_fleet_revisions_restored_total 1`)
 }
 
+func TestSecretsAreThereForThoseWhoShareThem(t *testing.T) {
+	m := metrics.New(metrics.Settings{})
+	if strings.Contains(scrape(t, m), "gatehouse_secrets") {
+		t.Error("a node that shares nothing has secrets")
+	}
+	m.Shared(func() metrics.Shared {
+		return metrics.Shared{Up: true, Tickets: []metrics.SharedTickets{{Rotate: "12h0m0s", Shared: true, Made: time.Unix(1000, 0)}, {Rotate: "1m0s"}}}
+	})
+	want(t, scrape(t, m),
+		`gatehouse_secrets_store_up 1`,
+		`gatehouse_secrets_tickets_shared{rotate="12h0m0s"} 1`,
+		`gatehouse_secrets_tickets_made_timestamp_seconds{rotate="12h0m0s"} 1000`,
+		`gatehouse_secrets_tickets_shared{rotate="1m0s"} 0`)
+}
+
 func TestNames(t *testing.T) {
-	shape := regexp.MustCompile(`^gatehouse_(build|certificate|node|route|upstream|listener|config|fleet|accesslog|trace)(_[a-z0-9]+)+$`)
+	shape := regexp.MustCompile(`^gatehouse_(build|certificate|node|route|upstream|listener|config|fleet|secrets|accesslog|trace)(_[a-z0-9]+)+$`)
 	label := regexp.MustCompile(`^[a-z][a-z_]*$`)
 	seen := map[string]bool{}
 	for _, f := range metrics.Families() {
