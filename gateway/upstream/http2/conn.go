@@ -1,98 +1,103 @@
 package http2
 
 import (
-	"context"
-	"io"
-	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/h2/frames"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
 
-// Conn is one request and its stream. It is also the request's context, so that
-// ending it costs nothing until it happens. It is pooled unless it was ended or
-// net/http may still be busy with it.
+// Conn is one request and its stream. It is pooled unless it was ended before
+// its time. Locks are taken in this order: mu, the writer's, link.mu.
 type Conn struct {
 	pool   *Pool
-	link   *link
 	reused bool
 	call   *transport.Call
+	// bell wakes the goroutine that has the request, room the one that sends its
+	// body. Either may ring for nothing.
+	bell, room chan struct{}
 
-	// The request, made once and filled in for each call.
-	req    *http.Request
-	url    url.URL
-	values []string
-	trace  httptrace.ClientTrace
-	traced context.Context
+	// The request; see request.go and send.go.
+	text     []byte // of the head, with names in lower case
+	fields   []field
+	listed   int64  // what the fields count for the endpoint's limit
+	length   int64  // of the body; below 0: not known
+	rest     []byte // of a body at hand, which is still to be sent
+	more     []byte // behind rest
+	upload   upload
+	pumping  sync.WaitGroup
+	opened   bool        // the head has been handed to the kernel
+	allSent  atomic.Bool // the end of the request has been
+	uploaded bool        // the body has a goroutine
 
 	// See deadline.go.
-	mu          sync.Mutex    // guards live, setting state and res
-	live        bool          // between Do and Release
-	state       atomic.Int32  // why it was ended
-	done        chan struct{} // closed when state is set
+	mu          sync.Mutex // guards link, live, armed, setting state, and what the link's reader touches
+	link        *link
+	live        bool         // between Do and Release
+	state       atomic.Int32 // why it was ended
 	began       int64
+	armed       int64 // when the timer goes off; 0: never
 	limit, idle atomic.Int64
 	answer      atomic.Int64
 	touched     atomic.Int64
 	timer       *time.Timer
 	answered    atomic.Bool // the reply's head has come
 
-	sent     atomic.Bool // the request's head has been handed to the kernel
-	upload   upload
-	interims interims
+	id atomic.Uint32 // the stream's; 0: none yet
+	// Guarded by link.mu.
+	window    frames.Window // what may be sent
+	sent, got bool          // a side has ended
+	over      bool          // nothing may be sent any more
 
-	res      *http.Response
+	// What the link's reader has read; guarded by mu. raw is left alone once
+	// headed is set.
+	raw       []byte // the reply's head in HTTP/1 form
+	headed    bool   // raw is there
+	headEnded bool   // and nothing follows it
+	announced bool   // trailers may follow
+	body      frames.Buffer
+	inflow    frames.Inflow
+	expect    int64 // the body's length; below 0: not known
+	came      int64 // of the body
+	trailers  []byte
+	ended     bool // all has come
+	err       *fault
+	interims  int
+	informing []interim // interim replies to be passed on
+	lingering bool      // released; its place is given back when it ends
+
+	// The reply as its reader has it.
 	head     wire.RespHead
-	raw      []byte // the reply's head in HTTP/1 form
-	trailers []byte
-	left     int64 // of the body; below 0: not known
+	whole    []byte // a body that lay in pieces
 	complete bool
-	lingers  bool // complete, but the stream's end has not been seen
 	trailing bool // the body is empty, but trailers follow it
-	got      bool // some of the body has been read
+}
+
+type interim struct {
+	status int
+	lines  []byte
 }
 
 func newConn(p *Pool) *Conn {
-	c := &Conn{pool: p, done: make(chan struct{})}
-	c.trace = httptrace.ClientTrace{
-		WroteHeaders:   func() { c.sent.Store(true) },
-		WroteRequest:   c.wroteRequest,
-		Got1xxResponse: c.interim,
-	}
-	c.traced = httptrace.WithClientTrace(context.Background(), &c.trace)
-	c.req = (&http.Request{
-		URL: &c.url, Proto: "HTTP/2.0", ProtoMajor: 2, Header: http.Header{},
-	}).WithContext(c)
+	c := &Conn{pool: p, bell: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	c.upload.conn = c
 	c.timer = time.AfterFunc(never, c.onTimer)
 	c.timer.Stop()
 	return c
 }
 
-// Deadline implements context.Context: what ends when is not net/http's to know.
-func (c *Conn) Deadline() (t time.Time, ok bool) { return t, false }
-
-// Done implements context.Context.
-func (c *Conn) Done() <-chan struct{} { return c.done }
-
-// Err implements context.Context.
-func (c *Conn) Err() error {
-	if c.state.Load() == stateNone {
-		return nil
-	}
-	return context.Canceled
+// take gives c its place.
+func (c *Conn) take(l *link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.link, c.reused = l, l.used.Swap(true)
+	c.inflow = frames.NewInflow(int32(c.pool.settings.Window))
 }
-
-// Value implements context.Context.
-func (c *Conn) Value(key any) any { return c.traced.Value(key) }
 
 // Reused implements transport.Conn.
 func (c *Conn) Reused() bool { return c.reused }
@@ -113,154 +118,163 @@ func (c *Conn) BodyRead() bool { return c.upload.allRead.Load() }
 func (c *Conn) Do(call *transport.Call) error {
 	c.call = call
 	if call.Upgrade {
-		c.link.client.Release()
 		f := transport.Fail(reason.UpstreamNoUpgrade, errNoUpgrade)
-		c.leave(true)
+		c.leave()
 		return f
 	}
 	if err := c.prepare(call); err != nil {
-		c.link.client.Release()
 		f := transport.Fail(reason.Internal, err)
-		c.leave(true)
+		c.leave()
 		return f
 	}
 	c.begin(call)
 	if call.Watch != nil {
 		call.Watch.OnGone(c)
 	}
-	res, err := c.link.client.RoundTrip(c.req)
-	c.interims.end()
-	if err != nil {
-		return c.failed(err)
+	if f := c.open(); f != nil {
+		return c.failed(f)
 	}
-	c.received(res)
-	if r := c.translate(res); r != nil {
+	if c.uploaded {
+		c.pumping.Go(c.pump)
+	}
+	if f := c.await(); f != nil {
+		return c.failed(f)
+	}
+	if r := c.translate(); r != nil {
 		return c.refused(r)
 	}
 	if err := c.drain(); err != nil {
-		return c.failed(err)
+		return err
 	}
 	return nil
+}
+
+// await waits for the reply's head, passes interim replies on and sends what is
+// left of a body that is at hand.
+func (c *Conn) await() *fault {
+	for {
+		c.mu.Lock()
+		f, headed, informing := c.broke(), c.headed, c.informing
+		c.informing = nil
+		c.mu.Unlock()
+		for _, i := range informing {
+			// A client that cannot be reached shows when the reply is written.
+			_ = c.call.Front.Inform(i.status, i.lines)
+		}
+		switch {
+		case headed && c.state.Load() == stateNone:
+			return nil
+		case f != nil:
+			return f
+		}
+		if !c.sendRest() {
+			<-c.bell
+		}
+	}
+}
+
+// broke is why nothing more can be expected, nil if it can. c.mu is held.
+func (c *Conn) broke() *fault {
+	if s := c.state.Load(); s != stateNone {
+		return &fault{reason: reason.UpstreamReset, cause: errStates[s]}
+	}
+	return c.err
+}
+
+// fail is told by the link that stream id has ended by f.
+func (c *Conn) fail(l *link, id uint32, f *fault) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.link != l || c.id.Load() != id {
+		return
+	}
+	if !c.ended && c.err == nil {
+		c.err = f
+	}
+	if c.lingering {
+		c.lingering = false
+		go c.leave()
+		return
+	}
+	ring(c.bell)
+	ring(c.room)
 }
 
 // Release implements transport.Conn.
 func (c *Conn) Release() (bodyErr error) {
 	c.retire()
 	bodyErr = c.upload.failure()
-	if c.lingers && !c.upload.pending() {
-		c.upload.stop()
-		go c.linger()
+	if c.linger() {
 		return bodyErr
 	}
-	c.leave(c.finish())
+	c.finish()
+	c.leave()
 	return bodyErr
 }
 
-// linger waits for the end of a stream whose reply is complete. To end it before
-// would cancel what the endpoint still does.
-func (c *Conn) linger() {
-	late := time.AfterFunc(c.pool.settings.IdleTimeout, c.cut)
-	_, _ = io.Copy(io.Discard, c.res.Body) // more than was announced is nobody's
-	late.Stop()
-	c.leave(c.finish())
-}
-
-// finish ends the stream and lets go of the request's body. The order matters:
-// closing the reply's body waits for net/http's goroutine, which may be waiting
-// in the request's body. It returns whether net/http is done with c.
-func (c *Conn) finish() (clean bool) {
-	if c.upload.pending() {
-		c.cut()
-	}
-	c.upload.stop()
-	if c.res == nil {
+// linger leaves the stream to the link if its reply is complete, but its end has
+// not been seen: to end it before would cancel what the endpoint still does.
+func (c *Conn) linger() bool {
+	if !c.complete || !c.allSent.Load() {
 		return false
 	}
-	_ = c.res.Body.Close() // whatever is left of the reply is not wanted
-	// A reply without a body has nothing to wait for, so that the sending of the
-	// request may still be about to end.
-	return c.state.Load() == stateNone && (c.got || !c.upload.some)
-}
-
-// cut ends a request that is over for us but not for net/http.
-func (c *Conn) cut() {
+	c.pumping.Wait() // it has sent all
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.endLocked(stateCut)
+	if c.ended || c.err != nil || c.state.Load() != stateNone {
+		return false
+	}
+	c.lingering, c.live = true, true
+	c.limit.Store(time.Now().UnixNano() + int64(c.pool.settings.IdleTimeout))
+	c.arm()
+	return true
 }
 
-// leave gives the stream's place back. clean says that c can be used again.
-func (c *Conn) leave(clean bool) {
+// finish ends the stream and lets go of the request's body. Nothing of the call
+// is touched afterwards.
+func (c *Conn) finish() {
+	c.link.reset(c, frames.Cancel)
+	ring(c.room)
+	c.upload.stop()
+	c.pumping.Wait()
+}
+
+// leave gives the stream's place back.
+func (c *Conn) leave() {
+	c.mu.Lock()
 	l := c.link
-	c.link, c.call, c.res = nil, nil, nil
+	clean := c.state.Load() == stateNone
+	c.link, c.call, c.live = nil, nil, false
+	c.forget()
+	c.mu.Unlock()
 	if clean {
-		c.forget()
 		c.pool.streams.Put(c)
 	}
-	l.pool.done(l)
+	c.pool.done(l)
 }
 
-// interims passes interim replies on. net/http reports them where it reads the
-// connection, which a slow client must not hold up: they have a goroutine.
-type interims struct {
-	mu      sync.Mutex
-	count   int
-	ended   bool
-	running bool
-	queue   []interim
-	wg      sync.WaitGroup
+// forget makes c ready for another call. c.mu is held.
+func (c *Conn) forget() {
+	c.id.Store(0)
+	c.window, c.sent, c.got, c.over = 0, false, false, false
+	clear(c.fields)
+	c.fields, c.rest, c.more = c.fields[:0], nil, nil
+	c.upload = upload{conn: c}
+	c.opened, c.uploaded = false, false
+	c.allSent.Store(false)
+	c.answered.Store(false)
+	c.headed, c.headEnded, c.announced, c.ended, c.lingering = false, false, false, false, false
+	c.body.Reset()
+	c.expect, c.came, c.err = -1, 0, nil
+	c.interims, c.informing = 0, nil
+	c.complete, c.trailing = false, false
+	c.trailers = c.trailers[:0]
+	if cap(c.raw)+cap(c.text)+cap(c.whole)+cap(c.trailers) > keepHead {
+		c.raw, c.text, c.whole, c.trailers = nil, nil, nil, nil
+	}
 }
 
-type interim struct {
-	status int
-	lines  []byte
-}
+// keepHead is how much memory for heads is kept.
+const keepHead = 32 << 10
 
-// end waits for what is under way; nothing is passed on afterwards.
-func (i *interims) end() {
-	i.mu.Lock()
-	i.ended = true
-	i.mu.Unlock()
-	i.wg.Wait()
-}
-
-// interim implements httptrace.ClientTrace.Got1xxResponse. "100 Continue" stays
-// here: the front has sent its own, and the endpoint was never asked.
-func (c *Conn) interim(status int, fields textproto.MIMEHeader) error {
-	c.touch()
-	i := &c.interims
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.count++; i.count > transport.MaxInterims {
-		return errTooManyInterims
-	}
-	if status == http.StatusSwitchingProtocols {
-		return errSwitched
-	}
-	if i.ended || c.call.Front == nil || status == http.StatusContinue {
-		return nil
-	}
-	i.queue = append(i.queue, interim{status, appendLines(nil, fields)})
-	if !i.running {
-		i.running = true
-		front := c.call.Front
-		i.wg.Go(func() { i.pass(front) })
-	}
-	return nil
-}
-
-func (i *interims) pass(front exchange.Front) {
-	for {
-		i.mu.Lock()
-		if len(i.queue) == 0 {
-			i.running = false
-			i.mu.Unlock()
-			return
-		}
-		next := i.queue[0]
-		i.queue = i.queue[1:]
-		i.mu.Unlock()
-		// A client that cannot be reached shows when the reply is written.
-		_ = front.Inform(next.status, next.lines)
-	}
-}
+var _ exchange.Aborter = (*Conn)(nil)

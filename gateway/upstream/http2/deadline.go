@@ -1,10 +1,10 @@
 package http2
 
 import (
-	"net/http"
-	"net/http/httptrace"
+	"errors"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/h2/frames"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
@@ -20,8 +20,13 @@ const (
 // never is when a timer that is not set would go off.
 const never = 1<<63 - 1
 
-// end ends the request: net/http sends RST_STREAM. It does nothing to one that
-// is over.
+var errStates = [...]error{
+	stateTimeout: errors.New("the time for the request is over"),
+	stateGone:    errors.New("the client has gone"),
+	stateCut:     errors.New("the request was given up"),
+}
+
+// end ends the request by RST_STREAM. It does nothing to one that is over.
 func (c *Conn) end(why int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -35,30 +40,14 @@ func (c *Conn) endLocked(why int32) {
 		return
 	}
 	c.state.Store(why)
-	close(c.done)
-	if c.res != nil {
-		c.unblock()
+	c.link.reset(c, frames.Cancel)
+	if c.lingering {
+		c.lingering = false
+		go c.leave()
+		return
 	}
-}
-
-// unblock ends a Read of the reply's body. net/http does that only once its
-// goroutine has come back from reading the request's body, which may not happen
-// before the Read ends. c.mu is held.
-func (c *Conn) unblock() {
-	if c.upload.pending() {
-		body := c.res.Body
-		go func() { _ = body.Close() }() // it writes, and whoever calls must not wait
-	}
-}
-
-// received keeps the reply, whose head has come.
-func (c *Conn) received(res *http.Response) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.res = res
-	if c.state.Load() != stateNone {
-		c.unblock()
-	}
+	ring(c.bell)
+	ring(c.room)
 }
 
 // begin sets the call's deadlines.
@@ -96,13 +85,15 @@ func (c *Conn) due() int64 {
 	return limit
 }
 
-// arm sets the timer. It is not moved whenever something happens: it looks
-// itself, when it is time, whether it is.
+// arm sets the timer, unless it goes off before. It is not moved whenever
+// something happens, not even when a request ends: it looks itself, when it is
+// time, whether it is. c.mu is held.
 func (c *Conn) arm() {
 	due := c.due()
-	if due == 0 {
+	if due == 0 || c.armed != 0 && c.armed <= due {
 		return
 	}
+	c.armed = due
 	c.timer.Reset(time.Duration(due - time.Now().UnixNano()))
 }
 
@@ -110,16 +101,20 @@ func (c *Conn) arm() {
 func (c *Conn) onTimer() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.armed = 0
 	due := c.due()
 	if !c.live || due == 0 {
 		return
 	}
-	if left := time.Duration(due - time.Now().UnixNano()); left > 0 {
-		c.timer.Reset(left)
+	if due > time.Now().UnixNano() {
+		c.arm()
 		return
 	}
 	c.endLocked(stateTimeout)
 }
+
+// farOff is from when on a timer is not left to itself.
+const farOff = int64(time.Minute)
 
 // retire takes all deadlines back: from here on nobody else ends the request.
 func (c *Conn) retire() {
@@ -132,18 +127,23 @@ func (c *Conn) retire() {
 	c.answer.Store(0)
 	c.idle.Store(0)
 	c.limit.Store(0)
-	c.timer.Stop()
+	if c.armed > c.touched.Load()+farOff {
+		c.armed = 0
+		c.timer.Stop()
+	}
 }
 
-// wroteRequest implements httptrace.ClientTrace.WroteRequest: the upload has
-// ended, and so the wait for an answer begins.
-func (c *Conn) wroteRequest(info httptrace.WroteRequestInfo) {
+// wrote notes that the request has been sent whole, and so the wait for an
+// answer begins.
+func (c *Conn) wrote() {
 	c.touch()
-	if d := c.answer.Swap(0); d > 0 && info.Err == nil {
+	if d := c.answer.Swap(0); d > 0 {
 		c.limit.Store(time.Now().UnixNano() + d)
 		if c.answered.Load() {
 			c.limit.Store(0)
 		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		c.arm()
 	}
 }

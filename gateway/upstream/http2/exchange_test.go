@@ -52,7 +52,7 @@ func TestReplyComesAsItWas(t *testing.T) {
 		first, fields, body, trailers string
 		status                        int
 	}{
-		{"GET /repeated", "A: 1\nB: 2\n" + plain + "Set-Cookie: a=b\nSet-Cookie: c=d; Path=/\n", "x", "", 200},
+		{"GET /repeated", "A: 1\nB: 2\nSet-Cookie: a=b\nSet-Cookie: c=d; Path=/\n" + plain, "x", "", 200},
 		{"GET /none", "", "", "", 204},
 		{"GET /empty", "", "", "", 200},
 		{"GET /unchanged", "Etag: \"x\"\n", "", "", 304},

@@ -2,77 +2,38 @@ package http2
 
 import (
 	"errors"
-	"strings"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
 var (
+	errLeaving         = errors.New("the connection takes no more requests")
 	errTooManyInterims = errors.New("too many interim replies")
 	errSwitched        = errors.New("switched protocols, which HTTP/2 does not have")
 )
 
-// What net/http says without a type that others can name. TestFaults makes sure
-// that it still does.
-const (
-	textGoAway    = "http2: Transport received Server's graceful shutdown GOAWAY"
-	textUnusable  = "http2: client conn not usable"
-	textNotMade   = "http2: client conn could not be established"
-	textHeadLarge = "response header list larger than advertised limit"
-	textTooMuch   = "more than declared Content-Length"
-	textConnError = "connection error: "
-	textFromPeer  = "received from peer"
-)
-
-// streamError has the fields of net/http's, which can be had as one by
-// errors.As.
-type streamError struct {
-	StreamID uint32
-	Code     uint32
-	Cause    error
-}
-
-// Error implements error.
-func (e streamError) Error() string { return "stream error" }
-
-// codeRefused is REFUSED_STREAM (RFC 9113, 7): nothing was done about the request.
-const codeRefused = 0x7
-
-// unprocessed reports that the endpoint has not looked at the request: it has
-// said so, or the connection had ended before.
-func unprocessed(err error) (yes, connection bool) {
-	switch text := err.Error(); {
-	case text == textGoAway, text == textUnusable, text == textNotMade:
-		return true, true
-	}
-	var s streamError
-	return errors.As(err, &s) && s.Code == codeRefused && fromPeer(s), false
-}
-
-func fromPeer(s streamError) bool { return s.Cause != nil && s.Cause.Error() == textFromPeer }
-
-// reasonOf says whether the endpoint ended it or broke the rules.
-func reasonOf(err error) *reason.Reason {
-	text := err.Error()
-	var s streamError
-	switch {
-	case strings.Contains(text, textHeadLarge):
-		return reason.UpstreamHeadLarge
-	case errors.As(err, &s) && !fromPeer(s), // what we said about the endpoint
-		strings.HasPrefix(text, textConnError),
-		strings.Contains(text, textTooMuch):
-		return reason.UpstreamProtocol
-	}
-	return reason.UpstreamReset
+// fault is why a stream brings nothing more.
+type fault struct {
+	reason *reason.Reason
+	cause  error
+	// unsent says that the endpoint has not looked at the request: it has said so,
+	// or the connection had ended before.
+	unsent bool
+	// connection says that it has ended, or takes no more requests.
+	connection bool
+	// client says that the request's own body has failed.
+	client bool
 }
 
 // failed ends a call that brought no reply, and says why.
-func (c *Conn) failed(err error) *transport.Failure {
-	state, heard := c.state.Load(), c.interims.count > 0 || c.res != nil
-	f := c.quit(&transport.Failure{Reason: reasonOf(err), Cause: err})
+func (c *Conn) failed(why *fault) *transport.Failure {
+	state := c.state.Load()
+	f := c.quit(&transport.Failure{Reason: why.reason, Cause: why.cause})
 	bodyErr := c.upload.failure()
-	unsent, connection := unprocessed(err)
+	c.mu.Lock()
+	heard := c.interims > 0 || c.headed
+	c.mu.Unlock()
 	switch {
 	case state == stateGone:
 		f.Reason = reason.ClientGone
@@ -82,21 +43,20 @@ func (c *Conn) failed(err error) *transport.Failure {
 	case bodyErr != nil:
 		f.Reason, f.Cause, f.Client = transport.BodyReason(bodyErr), bodyErr, true
 	case heard:
-	case unsent || !c.sent.Load():
+	case why.unsent || !c.opened:
 		f.Unsent = true
-		f.Stale = connection && !c.upload.touched.Load()
+		f.Stale = why.connection && !c.upload.touched.Load()
 	case f.Reason == reason.UpstreamReset:
-		f.Stale = c.reused && c.link.client.Err() != nil
+		f.Stale = c.reused && why.connection
 	}
-	c.leave(false)
+	c.leave()
 	return f
 }
 
 // refused ends a call whose reply cannot be passed on.
 func (c *Conn) refused(r *reason.Reason) *transport.Failure {
-	c.cut()
 	f := c.quit(&transport.Failure{Reason: r, Cause: errors.New(c.head.Detail)})
-	c.leave(false)
+	c.leave()
 	return f
 }
 

@@ -56,7 +56,7 @@ func TestGRPCUnary(t *testing.T) {
 	state.SetServingStatus("x", healthpb.HealthCheckResponse_SERVING)
 	p := newPool(t, http2.Settings{}, addr)
 	for service, want := range map[string]struct{ body, trailers string }{
-		"x": {message(t, &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}), "Grpc-Message: \r\nGrpc-Status: 0\r\n"},
+		"x": {message(t, &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}), "Grpc-Status: 0\r\nGrpc-Message: \r\n"},
 		"y": {"", ""},
 	} {
 		body := message(t, &healthpb.HealthCheckRequest{Service: service})

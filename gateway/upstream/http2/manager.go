@@ -2,7 +2,6 @@ package http2
 
 import (
 	"context"
-	"net/http"
 	"sync"
 	"sync/atomic"
 
@@ -15,7 +14,8 @@ import (
 type Manager struct {
 	ctx    context.Context
 	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	wg     sync.WaitGroup // dials
+	reads  sync.WaitGroup // readers of links
 
 	mu    sync.Mutex // guards rooms, links
 	rooms map[transport.Limiter]*room
@@ -43,12 +43,13 @@ func (m *Manager) Close() {
 	for _, l := range all {
 		l.close()
 	}
+	m.reads.Wait()
 }
 
 func (m *Manager) add(l *link) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !l.socket.over() {
+	if !l.over() {
 		m.links[l] = struct{}{}
 	}
 }
@@ -193,13 +194,10 @@ func (p *Pool) spare(other *Pool) *link {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, l := range p.links {
-		if l.active == 0 && (p != other || l.client.Available() == 0) {
+		if l.active == 0 && (p != other || !l.available()) {
 			p.forget(l)
 			return l
 		}
 	}
 	return nil
 }
-
-// changed is told by net/http when a connection takes more requests than before.
-func (p *Pool) changed(*http.ClientConn) { p.freed() }

@@ -3,7 +3,6 @@ package http2
 import (
 	"context"
 	"net"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,14 +54,13 @@ const (
 type Pool struct {
 	settings Settings
 	manager  *Manager
-	room     *room // nil: no limit
-	client   *http.Transport
+	room     *room     // nil: no limit
 	streams  sync.Pool // of *Conn
 	open     atomic.Int64
 
 	connects, failures atomic.Uint64 // dials that worked, and those that did not
 
-	mu     sync.Mutex // guards what follows and link.active; taken before room's and net/http's
+	mu     sync.Mutex // guards what follows, link.active and link.since; taken before room's
 	links  []*link
 	dial   *dial // under way
 	closed bool
@@ -105,38 +103,10 @@ func NewPool(s Settings) *Pool {
 	}
 	p := &Pool{settings: s, manager: s.Manager}
 	p.streams.New = func() any { return newConn(p) }
-	p.client = newClient(&s)
 	if s.Limiter != nil {
 		p.room = s.Manager.join(s.Limiter, p)
 	}
 	return p
-}
-
-// newClient is net/http's side. It speaks only HTTP/2, on connections that the
-// pool has made.
-func newClient(s *Settings) *http.Transport {
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true) // encrypted or not is settled by then
-	return &http.Transport{
-		Protocols:          protocols,
-		DialContext:        dialled,
-		DisableCompression: true,
-		IdleConnTimeout:    s.IdleTimeout,
-		// What is longer ends the whole connection; the limit itself is checked
-		// where it concerns one request only.
-		MaxResponseHeaderBytes: 4 * int64(s.Limits.Head),
-		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerStream: s.Window,
-			WriteByteTimeout:          userTimeout,
-		},
-	}
-}
-
-type socketKey struct{}
-
-// dialled implements http.Transport.DialContext.
-func dialled(ctx context.Context, _, _ string) (net.Conn, error) {
-	return ctx.Value(socketKey{}).(*socket), nil
 }
 
 // Counts implements upstream.CountingPool.
@@ -186,7 +156,7 @@ func (p *Pool) Get(call *transport.Call, _ bool) (transport.Conn, error) {
 		}
 	}
 	c := p.streams.Get().(*Conn)
-	c.link, c.reused = l, l.used.Swap(true)
+	c.take(l)
 	return c, nil
 }
 
@@ -195,25 +165,29 @@ func (p *Pool) Get(call *transport.Call, _ bool) (transport.Conn, error) {
 func (p *Pool) reserve() *link {
 	var best *link
 	for _, l := range p.links {
-		if (best == nil || l.active < best.active) && !l.suspected() && l.client.Available() > 0 {
+		if (best == nil || l.active < best.active) && l.available() && !l.suspected() {
 			best = l
 		}
 	}
-	if best == nil || best.client.Reserve() != nil {
-		return nil
+	if best != nil {
+		best.active++
 	}
-	best.active++
 	return best
 }
+
+// available reports that the connection takes another request. Pool.mu is held.
+func (l *link) available() bool { return !l.ending.Load() && l.active < int(l.most.Load()) }
 
 // done gives a stream's place back.
 func (p *Pool) done(l *link) {
 	p.mu.Lock()
 	l.active--
 	idle := l.active == 0
-	end := idle && (p.closed || p.settings.KeepNone)
+	end := idle && (p.closed || p.settings.KeepNone || l.ending.Load())
 	if end {
 		p.forget(l)
+	} else if idle {
+		l.since = time.Now()
 	}
 	p.mu.Unlock()
 	if end {
@@ -239,6 +213,36 @@ func (p *Pool) forget(l *link) {
 			p.links = append(p.links[:i], p.links[i+1:]...)
 			return
 		}
+	}
+}
+
+// retire takes a link out that takes no more requests.
+func (p *Pool) retire(l *link) {
+	p.mu.Lock()
+	p.forget(l)
+	idle := l.active == 0
+	p.mu.Unlock()
+	if idle {
+		l.close()
+	}
+	p.freed()
+}
+
+// idled looks whether a link has been without requests for long.
+func (p *Pool) idled(l *link) {
+	p.mu.Lock()
+	left := p.settings.IdleTimeout
+	if l.active == 0 {
+		left -= time.Since(l.since)
+	}
+	if left > 0 {
+		l.timer.Reset(left)
+	} else {
+		p.forget(l)
+	}
+	p.mu.Unlock()
+	if left <= 0 {
+		l.close()
 	}
 }
 

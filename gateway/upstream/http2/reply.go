@@ -1,41 +1,29 @@
 package http2
 
 import (
-	"errors"
 	"io"
-	"net/http"
-	"slices"
-	"strconv"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/h2/frames"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
 
-// translate writes the reply's head in HTTP/1 form and has it parsed like any
+// translate has the reply's head, which is in HTTP/1 form, parsed like any
 // other: lengths that contradict each other and heads that are too long are
 // found there.
-func (c *Conn) translate(res *http.Response) *reason.Reason {
-	c.touch()
-	b := append(c.raw[:0], "HTTP/1.1 "...)
-	if res.StatusCode < 100 {
-		b = append(b, '0')
-	}
-	b = append(strconv.AppendInt(b, int64(res.StatusCode), 10), " \r\n"...)
-	b = append(appendLines(b, res.Header), "\r\n"...)
-	c.raw = b
-	if n, r := c.head.Parse(b, &c.pool.settings.Limits); r != nil || n != len(b) {
+func (c *Conn) translate() *reason.Reason {
+	if n, r := c.head.Parse(c.raw, &c.pool.settings.Limits); r != nil || n != len(c.raw) {
 		if r == nil || r == wire.NeedMore {
 			c.head.Detail, r = "malformed fields", reason.UpstreamProtocol
 		}
 		return r
 	}
-	if len(res.Trailer) > 0 {
+	if c.announced {
 		c.head.ContentLength = -1 // else a client that speaks HTTP/1 could not get them
 	}
-	c.left = c.head.ContentLength
 	status := c.head.Status
-	c.complete = c.call.NoBody || status == 204 || status == 304 || res.ContentLength == 0 && c.head.ContentLength < 0
+	c.complete = c.call.NoBody || status == 204 || status == 304 || c.headEnded && c.head.ContentLength < 0
 	return nil
 }
 
@@ -45,36 +33,22 @@ func (c *Conn) drain() error {
 	if c.complete || c.head.ContentLength != 0 {
 		return nil
 	}
-	c.left = -1
-	var none [1]byte
-	if _, err := c.Read(none[:]); err != io.EOF {
-		return err
-	}
-	c.trailing = len(c.trailers) > 0
-	c.complete = !c.trailing
-	return nil
-}
-
-// appendLines appends fields as lines, sorted by name: a map has no order, and
-// replies should not differ for nothing. What concerns one connection only is
-// left out, where it should not be in the first place.
-func appendLines(dst []byte, fields map[string][]string) []byte {
-	var room [32]string
-	names := room[:0]
-	for name := range fields {
-		switch name {
-		case "Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Upgrade":
-		default:
-			names = append(names, name)
+	for {
+		c.mu.Lock()
+		f, ended := c.broke(), c.ended
+		c.mu.Unlock()
+		switch {
+		case f != nil:
+			return c.failed(f)
+		case ended:
+			c.trailing = len(c.trailers) > 0
+			c.complete = !c.trailing
+			return nil
+		}
+		if !c.sendRest() {
+			<-c.bell
 		}
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		for _, value := range fields[name] {
-			dst = append(append(append(append(dst, name...), ": "...), value...), "\r\n"...)
-		}
-	}
-	return dst
 }
 
 // Head implements transport.Conn.
@@ -94,12 +68,35 @@ func (c *Conn) Length() int64 {
 	return c.head.ContentLength
 }
 
-// Whole implements transport.Conn. What has come behind the head net/http does
-// not tell.
-func (c *Conn) Whole(int) ([]byte, bool) { return nil, c.complete }
+// Whole implements transport.Conn.
+func (c *Conn) Whole(limit int) ([]byte, bool) {
+	if c.complete {
+		return nil, true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := c.ended || c.expect >= 0 && c.came == c.expect && !c.announced
+	if !all || c.broke() != nil || c.body.Len() > limit || len(c.trailers) > 0 && !c.call.Trailers {
+		return nil, false
+	}
+	c.complete = true
+	p, ok := c.body.One()
+	if !ok {
+		if n := c.body.Len(); cap(c.whole) < n {
+			c.whole = make([]byte, n)
+		}
+		p = c.whole[:cap(c.whole)]
+		p = p[:c.body.Read(p)]
+	}
+	return p, true
+}
 
 // BufferedNow implements transport.Conn.
-func (c *Conn) BufferedNow() int { return 0 }
+func (c *Conn) BufferedNow() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.body.Len()
+}
 
 // Read implements transport.Conn.
 func (c *Conn) Read(p []byte) (int, error) {
@@ -107,56 +104,67 @@ func (c *Conn) Read(p []byte) (int, error) {
 		c.complete = true
 		return 0, io.EOF
 	}
-	n, err := c.res.Body.Read(p)
-	if n > 0 {
-		c.got = true
-		c.touch()
-		c.left -= int64(n)
-	}
-	switch {
-	case err == nil && c.left == 0:
+	for {
+		c.mu.Lock()
+		n := 0
+		if c.state.Load() == stateNone {
+			n = c.body.Read(p)
+		}
+		left, f, grow := c.body.Len(), c.broke(), int32(0)
 		// The end of the stream may take longer: an endpoint may still be working.
-		c.complete, c.lingers = true, true
-		return n, io.EOF
-	case err == nil:
-		return n, nil
-	case err == io.EOF:
-		c.complete = true
-		c.takeTrailers()
-		return n, io.EOF
-	}
-	return n, c.broken(err)
-}
-
-// takeTrailers keeps the reply's trailers, but for those that must not come
-// behind a body.
-func (c *Conn) takeTrailers() {
-	for name, values := range c.res.Trailer {
-		if len(values) == 0 || wire.ForbiddenTrailer([]byte(name)) {
-			delete(c.res.Trailer, name)
+		end := left == 0 && (c.ended || c.expect > 0 && c.came == c.expect && !c.announced)
+		if n > 0 && !c.ended {
+			grow = c.inflow.Gone(n)
+		}
+		c.mu.Unlock()
+		if n > 0 {
+			c.touch()
+		}
+		if grow > 0 {
+			id := c.id.Load()
+			c.link.control(func(b []byte) []byte { return frames.AppendWindowUpdate(b, id, grow) })
+		}
+		switch {
+		case f != nil && left == 0 && n == 0, f != nil && c.state.Load() != stateNone:
+			return n, c.broken(f)
+		case end && f == nil:
+			c.complete = true
+			return n, io.EOF
+		case n > 0 || len(p) == 0:
+			c.sendRest()
+			return n, nil
+		}
+		if !c.sendRest() {
+			<-c.bell
 		}
 	}
-	c.trailers = appendLines(c.trailers[:0], c.res.Trailer)
 }
 
 // Trailers implements transport.Conn.
-func (c *Conn) Trailers() []byte { return c.trailers }
+func (c *Conn) Trailers() []byte {
+	if !c.complete {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.trailers
+}
 
 // broken says why a reply broke off.
-func (c *Conn) broken(err error) *transport.Failure {
-	f := &transport.Failure{Reason: reasonOf(err), Cause: err}
+func (c *Conn) broken(f *fault) *transport.Failure {
+	failure := &transport.Failure{Reason: f.reason, Cause: f.cause}
 	switch c.state.Load() {
 	case stateGone:
-		f.Reason = reason.ClientGone
+		failure.Reason = reason.ClientGone
 	case stateTimeout:
-		f.Reason = reason.UpstreamTimeout
+		failure.Reason = reason.UpstreamTimeout
 		c.link.silent(c.began)
 	case stateCut:
-		f.Reason, f.Client = reason.BodyCut, true
+		failure.Reason, failure.Client = reason.BodyCut, true
 	default:
-		if bodyErr := c.upload.failure(); bodyErr != nil && errors.Is(err, bodyErr) {
-			f.Reason, f.Cause, f.Client = transport.BodyReason(bodyErr), bodyErr, true
+		if f.client {
+			failure.Reason, failure.Client = transport.BodyReason(f.cause), true
 		}
 	}
-	return f
+	return failure
 }

@@ -3,10 +3,10 @@ package http2
 import (
 	"bytes"
 	"errors"
-	"net/http"
+	"strconv"
 	"strings"
-	"unsafe"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/h2/frames"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
@@ -18,52 +18,67 @@ var (
 
 var headEnd = []byte("\r\n\r\n")
 
-// prepare fills in the request from its head in HTTP/1 form. What is left
-// behind that is its body.
+// field is one of the request's. Both point into the request's text.
+type field struct{ name, value string }
+
+// fieldSize is what a field counts besides its text (RFC 9113, 6.5.2).
+const fieldSize = 32
+
+// prepare takes the request from its head in HTTP/1 form. What is left behind
+// that is its body.
 func (c *Conn) prepare(call *transport.Call) error {
 	end := bytes.Index(call.Head, headEnd)
 	if end < 0 {
 		return errBadHead
 	}
-	head, first := lowered(call.Head[:end+2]), call.Head[end+len(headEnd):]
-	line, rest, _ := strings.Cut(head, "\r\n")
+	first := call.Head[end+len(headEnd):]
+	c.text = lowered(c.text[:0], call.Head[:end+2])
+	line, rest, _ := strings.Cut(frames.Text(c.text), "\r\n")
 	method, target, _ := strings.Cut(line, " ")
 	target, ok := strings.CutSuffix(target, " HTTP/1.1")
-	if !ok {
+	if !ok || method == "" || target == "" || target[0] != '/' && target != "*" || !frames.ValidValue(line) {
 		return errBadHead
 	}
-	r := c.req
-	r.Method, r.Host, r.Trailer = method, "", nil
-	r.Header["user-agent"] = nil // without it net/http would send its own
+	c.listed = 0
+	c.add(":method", method)
+	c.add(":scheme", c.pool.settings.Scheme)
+	c.add(":authority", "")
+	c.add(":path", target)
+	length := false
 	for len(rest) > 0 {
 		line, rest, _ = strings.Cut(rest, "\r\n")
 		name, value, ok := strings.Cut(line, ":")
-		if !ok || name == "" { // HTTP/2's own names begin with a colon
+		value = frames.Trim(value)
+		if !ok || !frames.ValidName(name) || !frames.ValidValue(value) {
 			return errBadHead
 		}
-		c.field(name, strings.TrimPrefix(value, " "))
+		c.field(name, value)
+		length = length || name == "content-length"
 	}
-	c.url.Scheme, c.url.Host, c.url.Opaque = c.pool.settings.Scheme, c.pool.settings.Address, target
-	if strings.HasPrefix(target, "//") {
-		// net/http would take it for a host; it removes what is the request's own.
-		c.url.Opaque = "//" + r.Host + target
+	c.takeBody(call, first)
+	switch {
+	case c.length > 0 || c.length == 0 && length:
+		c.text = strconv.AppendInt(c.text, c.length, 10) // the fields keep what it was
+		digits := c.text[len(c.text)-digitsOf(c.length):]
+		c.add("content-length", frames.Text(digits))
 	}
-	u := &c.upload
-	u.start(call, first)
-	r.Body, r.ContentLength = nil, 0
-	if u.some {
-		r.Body, r.ContentLength = u, u.length
-		if u.length < 0 && r.Trailer == nil {
-			r.Trailer = http.Header{} // may come unannounced
-		}
+	if c.fields[2].value == "" {
+		c.fields[2].name = "" // no host: nothing to say
 	}
 	return nil
 }
 
-// lowered is a copy of a head with the names of its fields in lower case, as
-// HTTP/2 has them. net/http keeps parts of it in its tables for compression.
-func lowered(head []byte) string {
-	b := bytes.Clone(head)
+func digitsOf(n int64) (digits int) {
+	for digits = 1; n >= 10; n /= 10 {
+		digits++
+	}
+	return digits
+}
+
+// lowered appends a head with the names of its fields in lower case, as HTTP/2
+// has them.
+func lowered(b, head []byte) []byte {
+	b = append(b, head...)
 	name := false // the request line has none
 	for i, ch := range b {
 		switch {
@@ -75,71 +90,52 @@ func lowered(head []byte) string {
 			b[i] |= 0x20
 		}
 	}
-	return unsafe.String(unsafe.SliceData(b), len(b)) // nobody has b
+	return b
+}
+
+func (c *Conn) add(name, value string) {
+	c.fields = append(c.fields, field{name, value})
+	c.listed += int64(len(name) + len(value) + fieldSize)
 }
 
 // field takes one field of the head. What concerns one connection, or says how
 // the body ends in HTTP/1, has no place in HTTP/2.
 func (c *Conn) field(name, value string) {
-	r := c.req
-	switch name {
-	case "host":
-		r.Host = value
-		return
-	case "trailer":
+	switch {
+	case name == "host":
+		c.fields[2].value = value
+		c.listed += int64(len(value))
+	case name == "content-length", frames.OfConnection(name):
+	case name == "te" && !strings.EqualFold(value, "trailers"):
+	case name == "trailer":
 		c.announce(value)
-		return
-	case "connection", "keep-alive", "proxy-connection", "upgrade", "transfer-encoding":
-		return
-	case "content-length":
-		return // net/http writes it
+	default:
+		c.add(name, value)
 	}
-	if have := r.Header[name]; have != nil {
-		r.Header[name] = append(have, value)
-		return
-	}
-	c.values = append(c.values, value)
-	r.Header[name] = c.values[len(c.values)-1 : len(c.values) : len(c.values)]
 }
 
-// announce notes the trailers that the client has announced.
+// announce passes the client's announcement of trailers on, but for those that
+// must not come.
 func (c *Conn) announce(names string) {
 	for name := range strings.SplitSeq(names, ",") {
-		name = http.CanonicalHeaderKey(strings.TrimSpace(name))
-		if name == "" || wire.ForbiddenTrailer([]byte(name)) {
-			continue
+		name = strings.ToLower(frames.Trim(name))
+		if frames.ValidName(name) && !wire.ForbiddenTrailer([]byte(name)) {
+			c.add("trailer", name)
 		}
-		if c.req.Trailer == nil {
-			c.req.Trailer = http.Header{}
-		}
-		c.req.Trailer[name] = nil
 	}
 }
 
-// trailer takes a trailer line that followed the body.
-func (c *Conn) trailer(line []byte) {
-	name, value, _ := bytes.Cut(line, []byte(":"))
-	key := http.CanonicalHeaderKey(string(name))
-	c.req.Trailer[key] = append(c.req.Trailer[key], string(bytes.TrimSpace(value)))
-}
-
-// forget makes c ready for another call.
-func (c *Conn) forget() {
-	clear(c.req.Header)
-	clear(c.values)
-	c.values = c.values[:0]
-	c.req.Method, c.req.Host, c.req.Body, c.req.Trailer = "", "", nil, nil
-	c.url.Opaque = ""
-	c.upload = upload{conn: c}
-	c.interims.count, c.interims.ended = 0, false
-	c.sent.Store(false)
-	c.answered.Store(false)
-	c.complete, c.lingers, c.trailing, c.got = false, false, false, false
-	c.trailers = c.trailers[:0]
-	if cap(c.raw) > keepHead {
-		c.raw = nil
+// takeBody takes the body of call, of which first has come with the head.
+func (c *Conn) takeBody(call *transport.Call, first []byte) {
+	c.length = int64(len(first) + len(call.Body))
+	if call.Stream != nil {
+		c.length, c.uploaded = call.Length, true
+		c.upload.start(call, first)
+		return
 	}
+	c.rest, c.more = first, call.Body
+	if len(first) == 0 {
+		c.rest, c.more = call.Body, nil
+	}
+	c.upload.allRead.Store(true) // it is at hand
 }
-
-// keepHead is how large a reply's head may be for its memory to be kept.
-const keepHead = 16 << 10

@@ -2,7 +2,6 @@ package http2
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -10,14 +9,11 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
 
-var errOver = errors.New("the request is over")
-
-// upload is a request's body as net/http reads it, in a goroutine of its own and
-// for longer than the call may last: after stop nothing of the call is touched.
+// upload is a request's body that is yet to come, as its goroutine reads it:
+// after stop nothing of the call is touched.
 type upload struct {
-	conn   *Conn
-	some   bool
-	length int64 // below 0: not known
+	conn *Conn
+	some bool
 	// allRead says that the body's end has been reached.
 	allRead atomic.Bool
 	// touched says that some of the stream has been read, which cannot be read again.
@@ -37,16 +33,7 @@ type upload struct {
 
 // start takes the body of call, of which first has come with the head.
 func (u *upload) start(call *transport.Call, first []byte) {
-	u.call, u.first, u.more = call, first, call.Body
-	u.length = int64(len(first) + len(call.Body))
-	u.some = u.length > 0
-	if call.Stream != nil {
-		u.some, u.length = true, call.Length
-	}
-	u.left = u.length
-	if !u.some {
-		u.allRead.Store(true)
-	}
+	u.some, u.call, u.first, u.more, u.left = true, call, first, call.Body, call.Length
 }
 
 // Read implements io.Reader.
@@ -79,6 +66,9 @@ func (u *upload) Read(p []byte) (int, error) {
 // read reads at most what the length allows, and tells the end together with
 // the last bytes.
 func (u *upload) read(p []byte) (n int, err error) {
+	if u.left == 0 {
+		return 0, io.EOF
+	}
 	if u.left >= 0 && int64(len(p)) > u.left {
 		p = p[:u.left]
 	}
@@ -102,9 +92,6 @@ func (u *upload) read(p []byte) (n int, err error) {
 		}
 		return n, nil
 	}
-	if err == io.EOF {
-		u.takeTrailers()
-	}
 	return n, err
 }
 
@@ -124,24 +111,14 @@ func (u *upload) readStream(p []byte) (int, error) {
 	return 0, io.ErrNoProgress
 }
 
-// takeTrailers hands the trailers that followed the body to net/http.
-func (u *upload) takeTrailers() {
-	f := u.call.Front
-	if f == nil || !f.BodyDone() {
-		return
+// trailers are the lines that followed a body whose length was not known.
+func (u *upload) trailers() []byte {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.over || u.left >= 0 || u.call.Front == nil || !u.call.Front.BodyDone() {
+		return nil
 	}
-	for line := range bytes.Lines(f.RequestTrailers()) {
-		u.conn.trailer(bytes.TrimRight(line, "\r\n"))
-	}
-}
-
-// pending reports that some of the body has not been read.
-func (u *upload) pending() bool { return u.some && !u.allRead.Load() }
-
-// Close implements io.Closer; net/http wants no more of the body.
-func (u *upload) Close() error {
-	u.stop()
-	return nil
+	return bytes.Clone(u.call.Front.RequestTrailers())
 }
 
 // stop ends a Read in progress and waits for it.
@@ -160,9 +137,11 @@ func (u *upload) stop() {
 	u.mu.Unlock()
 }
 
-// failure is the error of a body that broke off.
+// failure is the error of a body that broke off. One that is being read has not.
 func (u *upload) failure() error {
-	u.mu.Lock()
+	if !u.mu.TryLock() {
+		return nil
+	}
 	defer u.mu.Unlock()
 	return u.err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/gatehouse-proxy/gatehouse/gateway/batch"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
@@ -79,7 +78,7 @@ func (p *Pool) connecting() *dial {
 		l, err := p.connect()
 		p.mu.Lock()
 		p.dial, d.err = nil, err
-		if l != nil && !l.socket.over() {
+		if l != nil && !l.over() {
 			p.links = append(p.links, l)
 		}
 		p.mu.Unlock()
@@ -103,25 +102,20 @@ func (p *Pool) connect() (*link, error) {
 		return nil, p.failed(err)
 	}
 	limitSilence(nc, userTimeout)
-	l := &link{pool: p, socket: newSocket(batch.New(nc))}
-	l.socket.lost = func() { p.lost(l) }
+	l := newLink(p, nc)
 	p.open.Add(1)
-	l.client, err = p.client.NewClientConn(context.WithValue(ctx, socketKey{}, l.socket), "http", p.settings.Address)
-	if err != nil {
-		_ = l.socket.Close() // also takes it out of the books
-		return nil, p.failed(err)
-	}
 	p.manager.add(l)
-	err = l.socket.settle(ctx)
-	if err == nil && l.client.Available() == 0 {
+	err = l.greet() // before anything is answered
+	p.manager.reads.Go(l.in.run)
+	if err == nil {
+		err = l.settle(ctx)
+	}
+	if err == nil && l.most.Load() == 0 {
 		err = errNoStreams
 	}
 	if err != nil {
 		l.close()
 		return nil, p.failed(err)
-	}
-	if p.room != nil {
-		l.client.SetStateHook(p.changed)
 	}
 	p.connects.Add(1)
 	return l, nil

@@ -54,6 +54,9 @@ type Call struct {
 	Watch Watcher
 	// NoBody says that the reply has no body: the request is a HEAD.
 	NoBody bool
+	// Trailers says that those of the reply can be passed on behind a body that is
+	// at hand (see Conn.Whole).
+	Trailers bool
 	// Upgrade says that the request asks for another protocol, so that 101 is
 	// a reply.
 	Upgrade bool
@@ -97,7 +100,8 @@ type Conn interface {
 	// Length is the length of the reply's body, -1 where its end shows later.
 	Length() int64
 	// Whole takes the whole body if it has already come and is at most limit
-	// bytes. The bytes are borrowed, until Release.
+	// bytes. The bytes are borrowed, until Release. Where Call.Trailers says so,
+	// trailers may have followed it; otherwise it is not taken then.
 	Whole(limit int) ([]byte, bool)
 	// BufferedNow is how many bytes Read is sure to return without waiting.
 	BufferedNow() int
