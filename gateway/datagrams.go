@@ -48,7 +48,8 @@ func (g *Gateway) bindDatagrams(ctx context.Context, next *snapshot.Snapshot) ([
 
 func (d *datagrams) settings(l *snapshot.Listener) udp.Settings {
 	return udp.Settings{
-		Address: l.Address, MaxSessions: l.Server.MaxConnections, MaxPerClient: l.Server.MaxPerClient,
+		Address: l.Address, Sockets: d.door.gateway.settings.Sockets, Label: d.door.address,
+		MaxSessions: l.Server.MaxConnections, MaxPerClient: l.Server.MaxPerClient,
 		Acquire: d.acquire, Ended: d.door.gateway.streamEnded, Refused: d.refused,
 		Failed: func(err error) {
 			d.door.gateway.settings.Log.Error("datagrams cannot be read", "listener", l.Name, "error", err)
@@ -104,7 +105,7 @@ func (d *datagrams) counts() metrics.Connections {
 func (g *Gateway) swapDatagrams(ctx context.Context, fresh []*datagrams, next *snapshot.Snapshot, drain time.Duration) {
 	for _, d := range fresh {
 		g.datagrams[d.door.address] = d
-		d.server.Serve()
+		g.read(d.server.Serve)
 	}
 	for address, d := range g.datagrams {
 		d.door.last.Store(nil) // or an idle address would keep the old snapshot in memory

@@ -26,6 +26,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/pipeline"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/accesslog"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/trace"
@@ -39,6 +40,11 @@ type Settings struct {
 	Tracer    *trace.Tracer  // nil: no spans
 	// Challenges are those of certificate authorities; nil: there are none.
 	Challenges *acme.Challenges
+	// Sockets are those the process was started with; nil: none.
+	Sockets *socket.Inherited
+	// HoldDatagrams says that another process still reads the UDP sockets: nothing
+	// is read from any before ReadDatagrams.
+	HoldDatagrams bool
 }
 
 // Gateway is the data plane of one node. Swap, Drain and Close are for one
@@ -56,6 +62,8 @@ type Gateway struct {
 	drained   bool                  // Drain was called
 	leaving   sync.WaitGroup        // doors that are going
 	released  atomic.Bool           // the last snapshot
+	holding   bool                  // UDP sockets are not read yet; guarded by mu, as is
+	held      []func()              // what begins to
 }
 
 // door is one address traffic enters by: its socket and its protocol fronts.
@@ -83,7 +91,7 @@ type binding struct {
 
 // New returns a gateway without listeners; Swap gives it its first snapshot.
 func New(s Settings) *Gateway {
-	g := &Gateway{settings: s, doors: map[string]*door{}, datagrams: map[string]*datagrams{}, fading: map[string]*http3{}}
+	g := &Gateway{settings: s, doors: map[string]*door{}, datagrams: map[string]*datagrams{}, fading: map[string]*http3{}, holding: s.HoldDatagrams}
 	g.run = pipeline.New(func(e *exchange.Exchange, v any, stack []byte) {
 		s.Metrics.Panics.Inc()
 		s.Log.Error("a plugin panicked; the request was answered with 500",
@@ -220,6 +228,8 @@ func (g *Gateway) unbind(ctx context.Context, fresh []*door, quic []*http3, drai
 func (d *door) socketSettings(l *snapshot.Listener) listener.Settings {
 	s := listener.Settings{
 		Address:        l.Address,
+		Sockets:        d.gateway.settings.Sockets,
+		Label:          d.address,
 		MaxConnections: l.Server.MaxConnections,
 		MaxPerClient:   l.Server.MaxPerClient,
 		Filter:         d.announced(l.Proxies, d.sniffed(l, d.secure(l.TLS))),
@@ -234,9 +244,13 @@ func (d *door) socketSettings(l *snapshot.Listener) listener.Settings {
 	return s
 }
 
+// settleTime is how long a connection may take, once its door is on its way
+// out, from being accepted to its first request: for TLS handshakes.
+const settleTime = 5 * time.Second
+
 // leave stops accepting at once and gives requests in flight their time.
 func (g *Gateway) leave(ctx context.Context, d *door, drain time.Duration) {
-	if err := d.socket.Close(); err != nil {
+	if err := d.socket.Stop(); err != nil {
 		g.settings.Log.Warn("closing a listener", "address", d.address, "error", err)
 	}
 	if d.http3 != nil {
@@ -246,6 +260,9 @@ func (g *Gateway) leave(ctx context.Context, d *door, drain time.Duration) {
 	g.leaving.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, drain)
 		defer cancel()
+		settling, settled := context.WithTimeout(ctx, settleTime)
+		_ = d.socket.Settle(settling) // Stop has returned the error
+		settled()
 		if err := d.shutdown(ctx); err != nil {
 			open, _, _ := d.connections()
 			g.settings.Log.Warn("connections were cut at the end of the drain time", "address", d.address, "open", open)

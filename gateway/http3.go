@@ -80,13 +80,20 @@ func (d *door) serveHTTP3(f *http3, l *snapshot.Listener) {
 		f.update(l)
 	}
 	d.http3, d.fronts = f, append(d.fronts, f)
-	if err := f.port.server.Serve(); err != nil {
-		d.gateway.settings.Log.Error("HTTP/3 cannot be served", "listener", l.Name, "error", err)
-	}
+	d.gateway.read(func() {
+		if err := f.port.server.Serve(); err != nil && d.http3 == f {
+			d.gateway.settings.Log.Error("HTTP/3 cannot be served", "listener", l.Name, "error", err)
+		}
+	})
 }
 
 // endHTTP3 takes f from its door and gives its requests their time.
 func (g *Gateway) endHTTP3(ctx context.Context, d *door, drain time.Duration) {
+	g.abandon(ctx, d.takeHTTP3(), drain)
+}
+
+// takeHTTP3 leaves the door without its front of HTTP/3, which it has.
+func (d *door) takeHTTP3() *http3 {
 	f := d.http3
 	d.http3 = nil
 	for i, other := range d.fronts {
@@ -95,7 +102,7 @@ func (g *Gateway) endHTTP3(ctx context.Context, d *door, drain time.Duration) {
 			break
 		}
 	}
-	g.abandon(ctx, f, drain)
+	return f
 }
 
 // abandon gives the requests of a front without a door their time.
@@ -160,6 +167,7 @@ func (f *http3) connections() (open, idle, tunnels int) {
 func (f *http3) settings(l *snapshot.Listener) h3.Settings {
 	d := f.door
 	return h3.Settings{
+		Sockets: d.gateway.settings.Sockets, Label: quicLabel(d),
 		Handler: http.HandlerFunc(f.serve), TLS: l.TLS,
 		MaxConnections: l.Server.MaxConnections, MaxPerClient: l.Server.MaxPerClient,
 		MaxStreams: l.HTTP3.MaxStreams, HeadBytes: l.Server.HeadBytes, HeadFields: l.Server.HeadFields,

@@ -97,6 +97,7 @@ type conn struct {
 	gone     atomic.Bool   // the client closed its side
 	parked   atomic.Bool   // no goroutine: whoever sets it to false starts one
 	wantPark atomic.Bool
+	leave    atomic.Bool // it is to end unless a request has begun
 
 	mu      sync.Mutex
 	aborter exchange.Aborter
@@ -209,7 +210,7 @@ func (c *conn) run() (parked bool) {
 // handOver lets a connection of HTTP/2 go, unless the server is about to end.
 func (c *conn) handOver() (gone bool) {
 	c.mu.Lock()
-	if c.gone.Load() || c.srv.closing.Load() {
+	if c.gone.Load() || c.srv.leaving.Load() {
 		c.mu.Unlock()
 		return false
 	}
@@ -268,7 +269,7 @@ func (c *conn) kicked() verdict {
 	if c.phase.Load() != phaseIdle {
 		return goOn
 	}
-	if c.srv.closing.Load() {
+	if c.leave.Load() {
 		return endIt
 	}
 	if c.wantPark.Swap(false) && !c.gone.Load() {
@@ -285,6 +286,12 @@ func (c *conn) kick() {
 		c.unpark()
 	}
 	c.mu.Unlock()
+}
+
+// dismiss ends the connection unless a request has begun.
+func (c *conn) dismiss() {
+	c.leave.Store(true)
+	c.kick()
 }
 
 // hungUp is called when the client has closed its side, or both.

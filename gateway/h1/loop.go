@@ -99,7 +99,7 @@ func (c *conn) wait() (stay bool) {
 		c.phase.Store(phaseIdle)
 		// After the store: whoever wants an idle connection to end or look up
 		// either sees it idle and kicks it, or has set these before.
-		return c.gone.Load() || c.srv.closing.Load()
+		return c.gone.Load() || c.leave.Load()
 	}
 	if c.phase.Load() != phaseHead {
 		c.readBy.Store(c.srv.after(c.srv.settings.Load().HeadTimeout))
@@ -120,7 +120,7 @@ func (c *conn) servePlain() (outcome, error) {
 				return o, nil
 			}
 		}
-		if c.wait() && c.phase.Load() == phaseIdle && c.srv.closing.Load() {
+		if c.wait() && c.phase.Load() == phaseIdle && c.leave.Load() {
 			return ended, nil
 		}
 		if c.s == nil {

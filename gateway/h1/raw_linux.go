@@ -47,7 +47,7 @@ func (c *conn) serveReady(fd uintptr) (done bool) {
 			if !c.wait() {
 				return false
 			}
-			if c.phase.Load() == phaseIdle && c.srv.closing.Load() {
+			if c.phase.Load() == phaseIdle && c.leave.Load() {
 				c.exit = ended
 				return true
 			}
@@ -65,7 +65,7 @@ func (c *conn) serveReady(fd uintptr) (done bool) {
 			c.w += n
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN:
-			if c.wait() && c.phase.Load() == phaseIdle && c.srv.closing.Load() {
+			if c.wait() && c.phase.Load() == phaseIdle && c.leave.Load() {
 				c.exit = ended
 				return true
 			}

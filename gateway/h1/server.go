@@ -17,7 +17,8 @@ type Server struct {
 	shards   [16]shard
 	turn     atomic.Uint32
 	open     atomic.Int64
-	closing  atomic.Bool
+	closing  atomic.Bool // every reply ends its connection
+	leaving  atomic.Bool // Shutdown: no connection is taken, those without a request end
 	telling  atomic.Bool // tunnels are to end by themselves
 	// empty has an item when the last connection has gone while closing.
 	empty chan struct{}
@@ -56,7 +57,7 @@ func (s *Server) Update(settings Settings) { s.settings.Store(&settings) }
 // ServeConn serves nc, which it owns from now on, and returns at once. After
 // Shutdown or Close it closes nc.
 func (s *Server) ServeConn(nc net.Conn) {
-	if s.closing.Load() {
+	if s.leaving.Load() {
 		_ = nc.Close() // nobody waits for it
 		return
 	}
@@ -67,7 +68,7 @@ func (s *Server) ServeConn(nc net.Conn) {
 	s.open.Add(1)
 	c := newConn(s, nc)
 	s.add(c)
-	if s.closing.Load() { // since: Shutdown may have missed it
+	if s.leaving.Load() { // since: Shutdown may have missed it
 		c.finish()
 		return
 	}
@@ -135,19 +136,21 @@ func (s *Server) Stats() (t Stats) {
 	return t
 }
 
-// Retire has every reply from now on end its connection, which Shutdown does
-// too: it is for who wants to be sure of that before going on.
+// Retire has every reply from now on end its connection. Connections are still
+// taken: those that were accepted before.
 func (s *Server) Retire() { s.closing.Store(true) }
 
-// Shutdown ends idle connections now and busy ones with their reply, and lets
+// Shutdown ends busy connections with their reply, idle ones once they have been
+// so for a moment, since a client may be writing its next request, and lets
 // tunnels finish. Tunnels left after half the time that ctx gives are told, so
 // that both sides can end them in their own way. When ctx is done first it ends
 // the tunnels and returns ctx's error; Close ends the rest.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.closing.Store(true)
+	s.leaving.Store(true)
 	s.each(func(c *conn) {
-		if c.phase.Load() == phaseIdle {
-			c.kick()
+		if c.rested() {
+			c.dismiss()
 		}
 	})
 	if at, ok := ctx.Deadline(); ok {
@@ -185,6 +188,7 @@ func (s *Server) wait(done <-chan struct{}) bool {
 // waits for them. Its error says that some did not end. Closing twice is allowed.
 func (s *Server) Close() error {
 	s.closing.Store(true)
+	s.leaving.Store(true)
 	s.each((*conn).abandon)
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()

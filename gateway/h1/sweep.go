@@ -15,8 +15,8 @@ func (s *Server) sweep() {
 			return
 		case now := <-t.C:
 			s.setTime(now)
-			closing := s.closing.Load()
-			s.each(func(c *conn) { c.sweep(now.UnixMilli(), closing) })
+			leaving := s.leaving.Load()
+			s.each(func(c *conn) { c.sweep(now.UnixMilli(), leaving) })
 		}
 	}
 }
@@ -45,15 +45,46 @@ func (s *Server) after(d time.Duration) int64 {
 // timedOut marks a write whose time is over.
 const timedOut = -1
 
+const (
+	// restTime is how long a connection of a server that shuts down has been idle
+	// before it is closed: a client that is about to reuse it does so by then, and
+	// learns from the reply that it must not again.
+	restTime = 250 * time.Millisecond
+	// firstTime is that for the first request of a connection, which comes as soon
+	// as the client hears that it is connected.
+	firstTime = 2 * time.Second
+)
+
+// rested reports that no request is to be expected any more of a connection that
+// may still be used for one. Its shard is locked.
+func (c *conn) rested() bool {
+	if c.phase.Load() != phaseIdle {
+		return false
+	}
+	seq := c.seq.Load()
+	if c.parked.Load() {
+		return true
+	}
+	rest := restTime
+	if seq == 0 {
+		rest = firstTime
+	}
+	return seq == c.lastSeq && time.Duration(c.quiet)*tick >= rest
+}
+
 // sweep looks at one connection. It runs under its shard's lock, so that the
 // connection cannot be closed meanwhile.
-func (c *conn) sweep(now int64, closing bool) {
+func (c *conn) sweep(now int64, leaving bool) {
 	if d := c.writeBy.Load(); d > 0 && now >= d && c.writeBy.CompareAndSwap(d, timedOut) {
 		_ = c.nc.SetWriteDeadline(longAgo) // closed meanwhile: nothing to interrupt
 	}
 	phase := c.phase.Load()
-	if d := c.readBy.Load(); d > 0 && now >= d || closing && phase == phaseIdle {
+	if d := c.readBy.Load(); d > 0 && now >= d {
 		c.kick()
+		return
+	}
+	if leaving && c.rested() {
+		c.dismiss()
 		return
 	}
 	if seq := c.seq.Load(); seq != c.lastSeq {

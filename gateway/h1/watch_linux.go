@@ -178,7 +178,7 @@ func (c *conn) park() bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.done || c.gone.Load() || c.srv.closing.Load() {
+	if c.done || c.gone.Load() || c.leave.Load() {
 		return false
 	}
 	if !w.set(c, eventsParked) {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -36,19 +37,15 @@ type Server struct {
 	changed     chan struct{}  // closed, and made anew, when one of conns has gone
 }
 
-// Listen binds the UDP address. Nobody is let in before Serve. Its error names
-// the address.
+// Listen binds the UDP address, or takes over a socket that is. Nobody is let in,
+// and nothing is read, before Serve. Its error names the address.
 func Listen(address string, s Settings) (*Server, error) {
-	a, err := net.ResolveUDPAddr("udp", address)
-	if err != nil {
-		return nil, err
-	}
-	socket, err := net.ListenUDP("udp", a)
+	bound, err := s.Sockets.ListenUDP(context.Background(), s.Label, address)
 	if err != nil {
 		return nil, err
 	}
 	srv := &Server{
-		socket: socket, conns: map[*Conn]struct{}{}, clients: map[netip.Prefix]int{}, changed: make(chan struct{}),
+		socket: bound, conns: map[*Conn]struct{}{}, clients: map[netip.Prefix]int{}, changed: make(chan struct{}),
 	}
 	srv.settings.Store(&s)
 	// Keys of this process: what a former one has promised it has forgotten, and
@@ -58,7 +55,7 @@ func Listen(address string, s Settings) (*Server, error) {
 	_, _ = rand.Read(reset[:]) // never fails
 	_, _ = rand.Read(token[:])
 	srv.transport = &quic.Transport{
-		Conn: socket, StatelessResetKey: &reset, TokenGeneratorKey: &token,
+		Conn: bound, StatelessResetKey: &reset, TokenGeneratorKey: &token,
 		ConnContext: srv.admit, VerifySourceAddress: srv.mustProve,
 	}
 	return srv, nil
@@ -66,6 +63,10 @@ func Listen(address string, s Settings) (*Server, error) {
 
 // Addr is the address bound, with the port the system chose.
 func (s *Server) Addr() net.Addr { return s.socket.LocalAddr() }
+
+// Socket is what another process can read from once this server is closed. Two
+// that read at once would take each other's packets.
+func (s *Server) Socket() syscall.Conn { return s.socket }
 
 // Update makes new settings apply to connections accepted from now on; Handler
 // and the functions to all of them.

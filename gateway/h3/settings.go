@@ -10,11 +10,16 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
 )
 
 // Settings of a server. Handler and TLS are required.
 type Settings struct {
+	// Sockets are those the process was started with, Label is what the one for
+	// this address is called among them. May be nil.
+	Sockets *socket.Inherited
+	Label   string
 	// Handler answers requests. The request's context has the connection (Of)
 	// and ends when the client gives up; http.ErrAbortHandler, thrown, resets
 	// the stream with H3_INTERNAL_ERROR.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket"
 )
 
 // Handler takes over accepted connections; it returns at once.
@@ -26,8 +27,10 @@ type Settings struct {
 	// MaxConnections is how many connections may be open, MaxPerClient how many
 	// of one IPv4 address or IPv6 /64; 0 means no limit.
 	MaxConnections, MaxPerClient int
-	// KeepAlive is the interval of TCP keep-alive probes; 0 is 15 seconds.
-	KeepAlive time.Duration
+	// Sockets are those the process was started with, Label is what the one for
+	// this address is called among them. May be nil.
+	Sockets *socket.Inherited
+	Label   string
 	// Filter, if set, gets each accepted connection first, on a goroutine of its
 	// own: it may read from it (a PROXY header, a TLS handshake) and returns the
 	// connection to serve. With an error the connection is closed. What it
@@ -53,12 +56,13 @@ type Stats struct {
 
 // Listener is a bound TCP address. Its methods are safe for concurrent use.
 type Listener struct {
-	ln       net.Listener
-	settings atomic.Pointer[Settings]
-	stop     chan struct{}
-	closed   sync.Once
-	done     sync.WaitGroup // the accept loop and filters
-	closeErr error
+	ln        net.Listener
+	settings  atomic.Pointer[Settings]
+	stop      chan struct{}
+	closed    sync.Once
+	accepting sync.WaitGroup
+	filtering sync.WaitGroup
+	closeErr  error
 
 	accepted, refused, errors, filterFail atomic.Uint64
 
@@ -66,17 +70,13 @@ type Listener struct {
 	open    int
 	clients map[netip.Prefix]int
 	waiting map[net.Conn]struct{} // in a filter
+	cut     bool                  // those are to end
 }
 
-// Listen binds s.Address. Nothing is accepted before Serve. Its error names the address.
+// Listen binds s.Address, or takes over a socket that is. Nothing is accepted before Serve. Its error names the address.
 func Listen(ctx context.Context, s Settings) (*Listener, error) {
-	keepAlive := s.KeepAlive
-	if keepAlive == 0 {
-		keepAlive = 15 * time.Second
-	}
-	config := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive}}
-	config.SetMultipathTCP(false) // its sockets have neither the options nor the speed
-	ln, err := config.Listen(ctx, "tcp", s.Address)
+	// Package net probes silent connections after 15 seconds, and each 15 seconds.
+	ln, err := s.Sockets.Listen(ctx, s.Label, s.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func newListener(ln net.Listener, s Settings) *Listener {
 func (l *Listener) Addr() net.Addr { return l.ln.Addr() }
 
 // Update makes the limits and functions of s apply to connections accepted from
-// now on; the address and KeepAlive stay.
+// now on; the address stays.
 func (l *Listener) Update(s Settings) { l.settings.Store(&s) }
 
 // Stats returns the counters.
@@ -105,22 +105,51 @@ func (l *Listener) Stats() Stats {
 }
 
 // Serve accepts connections for h until Close, in the background. It is called once.
-func (l *Listener) Serve(h Handler) { l.done.Go(func() { l.accept(h) }) }
+func (l *Listener) Serve(h Handler) { l.accepting.Go(func() { l.accept(h) }) }
 
-// Close stops accepting, and waits until no more connections are handed over.
-// Those handed over stay open. Closing twice is allowed.
-func (l *Listener) Close() error {
+// Socket is what another process can accept from.
+func (l *Listener) Socket() syscall.Conn { return l.ln.(syscall.Conn) }
+
+// Stop stops accepting. What has been accepted goes through its filter and is
+// handed over. Stopping twice is allowed.
+func (l *Listener) Stop() error {
 	l.closed.Do(func() {
 		close(l.stop)
 		l.closeErr = l.ln.Close()
-		l.mu.Lock()
-		for nc := range l.waiting {
-			_ = nc.Close() // interrupts its filter
-		}
-		l.mu.Unlock()
 	})
-	l.done.Wait()
+	l.accepting.Wait()
 	return l.closeErr
+}
+
+// Settle is Close, except that it first waits for the filters, until ctx is done.
+func (l *Listener) Settle(ctx context.Context) error {
+	_ = l.Stop() // Close returns the error
+	settled := make(chan struct{})
+	go func() {
+		l.filtering.Wait()
+		close(settled)
+	}()
+	select {
+	case <-settled:
+	case <-ctx.Done():
+	}
+	err := l.Close()
+	<-settled
+	return err
+}
+
+// Close stops accepting, ends connections in a filter, and waits until no more
+// are handed over. Those handed over stay open. Closing twice is allowed.
+func (l *Listener) Close() error {
+	err := l.Stop()
+	l.mu.Lock()
+	l.cut = true
+	for nc := range l.waiting {
+		_ = nc.Close() // interrupts its filter
+	}
+	l.mu.Unlock()
+	l.filtering.Wait()
+	return err
 }
 
 const (
@@ -185,17 +214,16 @@ func (l *Listener) admit(h Handler, nc net.Conn) {
 		h.ServeConn(counted)
 		return
 	}
-	l.done.Go(func() { l.filter(h, nc, counted, s.Filter) })
+	l.filtering.Go(func() { l.filter(h, nc, counted, s.Filter) })
 }
 
 func (l *Listener) filter(h Handler, nc, counted net.Conn, filter func(net.Conn) (net.Conn, error)) {
 	l.mu.Lock()
 	l.waiting[nc] = struct{}{}
+	cut := l.cut
 	l.mu.Unlock()
-	select {
-	case <-l.stop: // Close may not have seen it
+	if cut { // Close has not seen it
 		_ = nc.Close()
-	default:
 	}
 	out, err := filter(counted)
 	l.mu.Lock()

@@ -13,11 +13,13 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/l4"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket"
 )
 
 // Job is what to do with a new session.
@@ -38,6 +40,10 @@ type Job struct {
 type Settings struct {
 	// Address is "host:port"; an empty host is every address, port 0 any free one.
 	Address string
+	// Sockets are those the process was started with, Label is what the one for
+	// this address is called among them. May be nil.
+	Sockets *socket.Inherited
+	Label   string
 	// MaxSessions is how many sessions there may be, MaxPerClient how many of one
 	// IPv4 address or IPv6 /64; 0 means no limit.
 	MaxSessions, MaxPerClient int
@@ -67,6 +73,7 @@ type Server struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	reading  sync.WaitGroup
+	muted    atomic.Bool
 
 	accepted, refused, readErrors, received, sent atomic.Uint64
 
@@ -91,19 +98,17 @@ type key struct {
 // at once is not lost while one of them is looked up.
 const bufferSize = 4 << 20
 
-// Listen binds s.Address. Nothing is read before Serve. Its error names the address.
+// Listen binds s.Address, or takes over a socket that is. Nothing is read before Serve. Its error names the address.
 func Listen(ctx context.Context, s Settings) (*Server, error) {
-	var config net.ListenConfig
-	pc, err := config.ListenPacket(ctx, "udp", s.Address)
+	bound, err := s.Sockets.ListenUDP(ctx, s.Label, s.Address)
 	if err != nil {
 		return nil, err
 	}
-	socket := pc.(*net.UDPConn)
-	_ = socket.SetReadBuffer(bufferSize) // as much as the system allows
-	srv := &Server{socket: socket, sessions: map[key]*session{}, clients: map[netip.Prefix]int{}, empty: make(chan struct{})}
-	if socket.LocalAddr().(*net.UDPAddr).IP.IsUnspecified() {
-		if srv.info, err = askForInfo(socket); err != nil {
-			_ = socket.Close()
+	_ = bound.SetReadBuffer(bufferSize) // as much as the system allows
+	srv := &Server{socket: bound, sessions: map[key]*session{}, clients: map[netip.Prefix]int{}, empty: make(chan struct{})}
+	if bound.LocalAddr().(*net.UDPAddr).IP.IsUnspecified() {
+		if srv.info, err = askForInfo(bound); err != nil {
+			_ = bound.Close()
 			return nil, err
 		}
 	}
@@ -122,6 +127,17 @@ func (s *Server) Update(settings Settings) { s.settings.Store(&settings) }
 // Serve reads datagrams until Close, in the background. It is called once.
 func (s *Server) Serve() { s.reading.Go(s.read) }
 
+// Socket is what another process can read from; see Mute.
+func (s *Server) Socket() syscall.Conn { return s.socket }
+
+// Mute reads no more datagrams: another process does from now on. Sessions go
+// on passing replies to their clients, until they are idle.
+func (s *Server) Mute() {
+	s.muted.Store(true)
+	_ = s.socket.SetReadDeadline(longAgo) // closed: as good
+	s.reading.Wait()
+}
+
 // maxDatagram is the longest there is.
 const maxDatagram = 64 << 10
 
@@ -132,7 +148,7 @@ func (s *Server) read() {
 	for {
 		n, m, _, from, err := s.socket.ReadMsgUDPAddrPort(b, info)
 		if err != nil {
-			if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			if s.ctx.Err() != nil || s.muted.Load() || errors.Is(err, net.ErrClosed) {
 				return
 			}
 			s.readErrors.Add(1)
