@@ -20,15 +20,20 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/control/fleet"
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket"
 )
 
 // Settings are what an admin server shows.
 type Settings struct {
 	// Address is HOST:PORT.
 	Address string
+	// Sockets are those the process was started with, which the one for Address
+	// may be among. May be nil.
+	Sockets *socket.Inherited
 	// DataDir is where the token file is kept.
 	DataDir string
 	// Pprof serves profiles under /debug/pprof/, for holders of the token.
@@ -123,28 +128,56 @@ func loadToken(path string) (string, error) {
 	return token, nil
 }
 
-// Start binds the address and serves.
-func (a *Server) Start(ctx context.Context) error {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", a.settings.Address)
+// label is what the socket is called among others.
+const label = "admin"
+
+// Bind binds the address, or takes over a socket that is. Connections wait until
+// Serve.
+func (a *Server) Bind(ctx context.Context) error {
+	l, err := a.settings.Sockets.Listen(ctx, label, a.settings.Address)
 	if err != nil {
 		return fmt.Errorf("node.admin.address %q: %w", a.settings.Address, err)
 	}
 	a.listener = l
-	a.serving.Go(func() { _ = a.http.Serve(l) }) // it ends with ErrServerClosed, on Close
 	return nil
 }
 
-// Addr is the bound address, after Start.
+// Start is Bind and Serve.
+func (a *Server) Start(ctx context.Context) error {
+	if err := a.Bind(ctx); err != nil {
+		return err
+	}
+	a.Serve()
+	return nil
+}
+
+// Serve serves, after Bind, until Close or Leave.
+func (a *Server) Serve() {
+	a.serving.Go(func() { _ = a.http.Serve(a.listener) }) // it ends with ErrServerClosed
+}
+
+// Socket is for a process that is to replace this one.
+func (a *Server) Socket() socket.Socket {
+	return socket.Socket{Label: label, Network: "tcp", Conn: a.listener.(syscall.Conn)}
+}
+
+// Leave stops accepting, since another process does, and returns when requests in
+// flight have finished, or ctx is done. Close is to follow.
+func (a *Server) Leave(ctx context.Context) { _ = a.http.Shutdown(ctx) } // Close ends the rest
+
+// Addr is the bound address, after Bind.
 func (a *Server) Addr() net.Addr { return a.listener.Addr() }
 
 // Drain makes the node unready, before listeners close.
 func (a *Server) Drain() { a.draining.Store(true) }
 
-// Close stops serving at once; safe without Start.
+// Close stops serving at once; safe without Bind and Serve.
 func (a *Server) Close() error {
 	err := a.http.Close()
 	a.serving.Wait()
+	if a.listener != nil {
+		_ = a.listener.Close() // Serve has closed it, if it was called
+	}
 	return err
 }
 

@@ -55,6 +55,8 @@ type Node struct {
 	Log Log `yaml:"log"`
 	// How the node stops.
 	Drain Drain `yaml:"drain"`
+	// How a new process takes over from this one (SIGUSR2).
+	Handover Handover `yaml:"handover"`
 	// What is live: file, this file as it is now; or store, the newest revision in
 	// the store, which gatehouse apply publishes. With store, only node may stand
 	// in this file.
@@ -114,6 +116,18 @@ type Drain struct {
 	Delay unit.Duration `yaml:"delay" default:"0s"`
 	// How long requests in flight may take to finish.
 	Timeout unit.Duration `yaml:"timeout" default:"30s"`
+}
+
+// Handover is how a new process takes over the sockets of this one. The new one
+// is of the same command line; the old one then drains as when it stops, but
+// without the delay.
+type Handover struct {
+	// How long the new process may take until it serves. One that takes longer is
+	// killed, and the old one goes on.
+	Timeout unit.Duration `yaml:"timeout" default:"60s" min:"1s" max:"1h"`
+	// How long HTTP/3 requests in flight may take to finish: new clients of HTTP/3
+	// wait for that, since a UDP port has one reader.
+	HTTP3 unit.Duration `yaml:"http3" default:"5s" max:"1m"`
 }
 
 // Listener is an address traffic enters by.

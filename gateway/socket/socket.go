@@ -15,6 +15,8 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Socket is one in use, to be handed to another process.
@@ -37,12 +39,12 @@ func (s *Socket) File() (*os.File, error) {
 	var f *os.File
 	var failed error
 	err = raw.Control(func(fd uintptr) {
-		n, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
-		if errno != 0 {
-			failed = os.NewSyscallError("fcntl", errno)
+		n, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			failed = os.NewSyscallError("fcntl", err)
 			return
 		}
-		f = os.NewFile(n, s.Network+" "+s.Label)
+		f = os.NewFile(uintptr(n), s.Network+" "+s.Label)
 	})
 	return f, errors.Join(err, failed)
 }

@@ -33,6 +33,8 @@ type Metrics struct {
 	Config Config
 	// Fleet tells about the config of many nodes; nothing unless a node has one.
 	Fleet Fleet
+	// Handovers counts changes of the process.
+	Handovers Handovers
 
 	version  string
 	reasons  []string
@@ -281,6 +283,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		s := shared()
 		s.collect(e)
 	}
+	m.Handovers.collect(e)
 	if certs != nil {
 		for _, c := range certs() {
 			c.collect(e)

@@ -30,9 +30,11 @@ var (
 // Store is a store.Store in DIR/store.db.
 type Store struct {
 	dir string
-	mu  sync.RWMutex // held for reading while the file is used; guards db and end
+	mu  sync.RWMutex // held for reading while the file is used; guards what follows
 	db  *bbolt.DB    // nil: not open
 	end bool
+	// lent is closed when the file may be used again; nil: it may be.
+	lent chan struct{}
 	watchers
 	leases
 	limits
@@ -80,6 +82,12 @@ func (s *Store) use() (*bbolt.DB, error) {
 
 func (s *Store) open() error {
 	s.mu.Lock()
+	for s.lent != nil {
+		back := s.lent
+		s.mu.Unlock()
+		<-back
+		s.mu.Lock()
+	}
 	defer s.mu.Unlock()
 	if s.end {
 		return errors.New("store: is closed")
@@ -131,11 +139,33 @@ func (s *Store) update(f func(*bbolt.Tx) error) error {
 	return db.Update(f)
 }
 
-// Release closes the file, so that another process can open it; what uses the
-// store next opens it again.
-func (s *Store) Release() error {
+// Lend closes the file for a process that is to replace this one. What uses the
+// store next waits for Reclaim, or for Close.
+func (s *Store) Lend() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.lent == nil {
+		s.lent = make(chan struct{})
+	}
+	return s.release()
+}
+
+// Reclaim ends Lend: the other process has let go of the file, or never had it.
+func (s *Store) Reclaim() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reclaim()
+}
+
+func (s *Store) reclaim() {
+	if s.lent != nil {
+		close(s.lent)
+		s.lent = nil
+	}
+}
+
+// release closes the file. mu is held.
+func (s *Store) release() error {
 	db := s.db
 	s.db = nil
 	if db == nil {
@@ -147,9 +177,10 @@ func (s *Store) Release() error {
 // Close implements store.Store.
 func (s *Store) Close() error {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.end = true
-	s.mu.Unlock()
-	return s.Release()
+	s.reclaim()
+	return s.release()
 }
 
 // Ping implements store.Store.

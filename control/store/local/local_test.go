@@ -96,23 +96,45 @@ func TestFileIsOpenedByTheFirstUse(t *testing.T) {
 	}
 }
 
-func TestReleasedFileGoesToWhoeverIsNext(t *testing.T) {
-	dir := t.TempDir()
+// TestLend: while a successor has the file, what uses the store waits.
+func TestLend(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
 	one := open(t, dir)
-	if err := one.Put(t.Context(), "certs", "a", []byte("1"), 0); err != nil {
+	if err := one.Put(ctx, "a", "b", []byte("one"), 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := one.Release(); err != nil {
-		t.Fatal(err)
+	for range 2 {
+		if err := one.Lend(); err != nil {
+			t.Fatal(err)
+		}
 	}
+	put := make(chan error, 1)
+	go func() { put <- one.Put(ctx, "a", "c", []byte("two"), 0) }()
 	two := open(t, dir)
-	if err := two.Put(t.Context(), "certs", "a", []byte("2"), 0); err != nil {
+	if b, err := two.Get(ctx, "a", "b"); err != nil || string(b) != "one" {
+		t.Errorf("%q, %v", b, err)
+	}
+	select {
+	case err := <-put:
+		t.Fatalf("it did not wait: %v", err)
+	default:
+	}
+	if err := two.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := two.Release(); err != nil {
+	one.Reclaim()
+	one.Reclaim()
+	if err := <-put; err != nil {
+		t.Error(err)
+	}
+	if err := one.Lend(); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := one.Get(t.Context(), "certs", "a"); err != nil || string(got) != "2" {
-		t.Errorf("got %q, %v", got, err)
+	go func() { put <- one.Put(ctx, "a", "d", nil, 0) }()
+	if err := one.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-put; err == nil {
+		t.Error("a closed store was used")
 	}
 }
