@@ -56,6 +56,7 @@ type Server struct {
 	settings Settings
 	token    [sha256.Size]byte
 	draining atomic.Bool
+	leaving  atomic.Bool // replies end their connection
 	listener net.Listener
 	http     *http.Server
 	serving  sync.WaitGroup
@@ -83,7 +84,12 @@ func New(s Settings) (*Server, error) {
 		mux.Handle("GET /debug/pprof/trace", a.guarded(http.HandlerFunc(pprof.Trace)))
 	}
 	a.http = &http.Server{
-		Handler:           mux,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if a.leaving.Load() {
+				w.Header().Set("Connection", "close")
+			}
+			mux.ServeHTTP(w, r)
+		}),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		IdleTimeout:       time.Minute,
@@ -161,9 +167,22 @@ func (a *Server) Socket() socket.Socket {
 	return socket.Socket{Label: label, Network: "tcp", Conn: a.listener.(syscall.Conn)}
 }
 
+// restTime is how long clients have to hear, by their next request, that their
+// connection ends.
+const restTime = 250 * time.Millisecond
+
 // Leave stops accepting, since another process does, and returns when requests in
 // flight have finished, or ctx is done. Close is to follow.
-func (a *Server) Leave(ctx context.Context) { _ = a.http.Shutdown(ctx) } // Close ends the rest
+func (a *Server) Leave(ctx context.Context) {
+	a.leaving.Store(true)
+	_ = a.listener.Close() // nothing to lose: another process has it
+	a.serving.Wait()       // or Shutdown would miss what was accepted just now
+	select {
+	case <-ctx.Done():
+	case <-time.After(restTime):
+	}
+	_ = a.http.Shutdown(ctx) // Close ends the rest
+}
 
 // Addr is the bound address, after Bind.
 func (a *Server) Addr() net.Addr { return a.listener.Addr() }

@@ -12,11 +12,14 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/admin"
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/control"
+	"github.com/gatehouse-proxy/gatehouse/control/handover"
 	"github.com/gatehouse-proxy/gatehouse/control/secrets"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
+	"github.com/gatehouse-proxy/gatehouse/control/systemd"
 	"github.com/gatehouse-proxy/gatehouse/gateway"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/accesslog"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/logging"
@@ -41,6 +44,9 @@ type node struct {
 	store     store.Store     // what the node shares with others; untouched unless something needs it
 	secrets   *secrets.Shared // nil: nothing secret is shared with other nodes
 	fleet     *member         // nil: the config is a file
+	systemd   *systemd.Notifier
+	dir       string // where the process was started
+	change    change // to another process
 }
 
 // nodeSettings are what newNode builds a node from.
@@ -52,11 +58,16 @@ type nodeSettings struct {
 	load    func() (*config.Config, *config.Source, error)
 	watch   []string
 	log     io.Writer
+	// sockets are those the process was started with; nil: none.
+	sockets *socket.Inherited
+	// predecessor is whose place the node takes; nil: nobody's.
+	predecessor *handover.Predecessor
 }
 
 // newNode builds and starts a node. On an error everything started so far is stopped.
 func newNode(ctx context.Context, s nodeSettings) (*node, error) {
-	n := &node{config: s.config, version: s.version}
+	n := &node{config: s.config, version: s.version, systemd: systemd.New()}
+	n.dir, _ = os.Getwd() // without it a successor is started by the file of this process
 	if err := n.open(ctx, s); err != nil {
 		_ = n.close(ctx) // why it did not start says more
 		return nil, err
@@ -91,6 +102,7 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	}
 	n.gateway = gateway.New(gateway.Settings{
 		Log: n.log, Metrics: n.metrics, AccessLog: n.accessLog, Tracer: n.tracer, Challenges: authorities.Challenges(),
+		Sockets: s.sockets, HoldDatagrams: s.predecessor != nil,
 	})
 	n.compiler, err = compile.New(compile.Settings{
 		Plugins: append(builtin(waf.NewPool(), n.events), s.plugins...),
@@ -106,9 +118,25 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 		Load: s.load, Paths: s.watch, Compiler: n.compiler,
 		Gateway: n.gateway, Prepare: n.events.prepare, Metrics: n.metrics, Log: n.log,
 	})
-	if err := n.openAdmin(ctx, c); err != nil {
+	if err := n.openAdmin(ctx, s); err != nil {
 		return err
 	}
+	if p := s.predecessor; p != nil {
+		n.metrics.Handovers.Count(p.Succeeded+1, p.Failed)
+	} else if n.admin != nil {
+		n.admin.Serve() // a predecessor is asked as long as this node is not ready
+	}
+	if err := n.goLive(ctx, s); err != nil {
+		return err
+	}
+	if s.predecessor != nil && n.admin != nil {
+		n.admin.Serve()
+	}
+	return nil
+}
+
+// goLive makes the first config live, or follows the store for one.
+func (n *node) goLive(ctx context.Context, s nodeSettings) error {
 	if n.fleet == nil {
 		return n.loop.Start(ctx, s.config, s.source)
 	}
@@ -155,12 +183,14 @@ func (n *node) openTelemetry(ctx context.Context, c config.Node, version string)
 	return nil
 }
 
-func (n *node) openAdmin(ctx context.Context, c config.Node) (err error) {
+// openAdmin makes the admin server and binds its address.
+func (n *node) openAdmin(ctx context.Context, set nodeSettings) (err error) {
+	c := set.config.Node
 	if c.Admin.Address == "off" {
 		return nil
 	}
 	s := admin.Settings{
-		Address: c.Admin.Address, DataDir: c.DataDir, Pprof: c.Admin.Pprof, Log: n.log,
+		Address: c.Admin.Address, Sockets: set.sockets, DataDir: c.DataDir, Pprof: c.Admin.Pprof, Log: n.log,
 		Metrics: n.metrics.Handler(), Ready: n.loop.Ready,
 		Detail: func() any { return n.status() },
 	}
@@ -171,7 +201,7 @@ func (n *node) openAdmin(ctx context.Context, c config.Node) (err error) {
 	if err != nil {
 		return err
 	}
-	return n.admin.Start(ctx)
+	return n.admin.Bind(ctx)
 }
 
 // stop drains: readiness fails first, then listeners close, requests in flight

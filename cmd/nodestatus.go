@@ -22,7 +22,9 @@ type status struct {
 	// Fleet is the revision that config is; absent where the config is a file.
 	Fleet *fleet.Status `json:"fleet,omitempty"`
 	// Nodes of the fleet; `gatehouse status` asks for them by themselves.
-	Nodes       []fleet.Member             `json:"nodes,omitempty"`
+	Nodes []fleet.Member `json:"nodes,omitempty"`
+	// Handover is absent where none has been tried.
+	Handover    *handoverStatus            `json:"handover,omitempty"`
 	Listeners   []listenerStatus           `json:"listeners"`
 	Connections connectionStatus           `json:"connections"`
 	Upstreams   map[string]upstream.Status `json:"upstreams"`
@@ -57,6 +59,7 @@ func (n *node) status() status {
 	open, idle, tunnels := n.gateway.Connections()
 	s := status{
 		Node: nodeName(n.config.Node), Zone: n.config.Node.Zone, Version: n.version, Config: n.loop.Status(), Fleet: n.fleetStatus(), Shared: n.sharedStatus(),
+		Handover:    n.handoverStatus(),
 		Connections: connectionStatus{open, idle, tunnels},
 	}
 	snap := n.gateway.Current()

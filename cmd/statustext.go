@@ -29,6 +29,9 @@ func (s *status) wrong(now time.Time) (list []string) {
 		add("config: this node does without a part of it: %s", s.Config.Missing)
 	}
 	s.wrongShared(add)
+	if h := s.Handover; h != nil && h.Error != "" {
+		add("handover: the last one failed %s: %s", ago(h.ErrorAt, now), h.Error)
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Config.Broken)) {
 		add("route %s: answers 503: %s", name, s.Config.Broken[name])
 	}
@@ -105,6 +108,9 @@ func (s *status) print(w io.Writer, wrong []string, now time.Time) {
 		fmt.Fprintf(w, "%-12s %s %s%s\n", label, l.Name, l.Address, l.spoken())
 	}
 	fmt.Fprintf(w, "connections  %d open, %d idle, %s\n", s.Connections.Open, s.Connections.Idle, count(s.Connections.Tunnels, "tunnel"))
+	if h := s.Handover; h != nil {
+		fmt.Fprintf(w, "handovers    %d succeeded, %d failed%s\n", h.Succeeded, h.Failed, map[bool]string{true: ", one is going on"}[h.Going])
+	}
 	s.printNodes(w, now)
 	s.printSources(w, now)
 	s.printUpstreams(w, now)

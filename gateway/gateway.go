@@ -246,7 +246,7 @@ func (d *door) socketSettings(l *snapshot.Listener) listener.Settings {
 
 // settleTime is how long a connection may take, once its door is on its way
 // out, from being accepted to its first request: for TLS handshakes.
-const settleTime = 5 * time.Second
+const settleTime = 2 * time.Second
 
 // leave stops accepting at once and gives requests in flight their time.
 func (g *Gateway) leave(ctx context.Context, d *door, drain time.Duration) {

@@ -101,7 +101,7 @@ var (
 	certNext         = define(KindGauge, "gatehouse_certificate_next_order_timestamp_seconds", "When the authority is asked next: a renewal, or another try after a failure; 0: at once.", "certificate")
 	accessLogLines   = define(KindCounter, "gatehouse_accesslog_lines_total", "Access log lines, by what became of them.", "result")
 	traceSpans       = define(KindCounter, "gatehouse_trace_spans_total", "Spans, by what became of them.", "result")
-	handovers        = define(KindCounter, "gatehouse_handovers_total", "Handovers to a new process by result; the new one goes on counting where the old one was.", "result")
+	handovers        = define(KindCounter, "gatehouse_node_handovers_total", "Handovers to a new process by result; the new one goes on counting where the old one was.", "result")
 	panics           = define(KindCounter, "gatehouse_node_panics_total", "Panics caught while serving a request.")
 	families         = []*family{
 		buildInfo,
