@@ -79,6 +79,7 @@ func (f *forward) prepare(l *leg) {
 		}
 	}
 	_, c.Upgrade = f.upgrade()
+	c.Trailers = f.version() >= 2 // HTTP/1 has them only behind chunks
 	c.Last = f.last()
 	b := &f.body
 	switch {

@@ -48,6 +48,7 @@ func (f *forward) deliver(l *leg) (kept bool, err error) {
 	}
 	if b, ok := l.conn.Whole(maxWhole); ok {
 		out.SetBody(b)
+		f.noteTrailers(l)
 		return false, f.release(l)
 	}
 	l.conn.Unbounded()
@@ -69,6 +70,19 @@ func (f *forward) release(l *leg) error {
 	_ = l.conn.Release()
 	l.end(l.result(), nil)
 	return nil
+}
+
+// noteTrailers passes on what has followed the reply's body.
+func (f *forward) noteTrailers(l *leg) {
+	t := l.conn.Trailers()
+	if len(t) == 0 {
+		return
+	}
+	f.e.Front.ReplyTrailers(t)
+	f.e.NoteTrailers(t)
+	if f.e.RPC.Known {
+		l.health = f.healthOf(f.e.RPC.Code)
+	}
 }
 
 // copyFields passes on the reply's header fields. Those that plugins have set
@@ -181,13 +195,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	}
 	e := s.f.e
 	if err == io.EOF {
-		if t := s.l.conn.Trailers(); len(t) > 0 {
-			e.Front.ReplyTrailers(t)
-			e.NoteTrailers(t)
-			if e.RPC.Known {
-				s.l.health = s.f.healthOf(e.RPC.Code)
-			}
-		}
+		s.f.noteTrailers(s.l)
 		s.end(nil)
 		return n, io.EOF
 	}
