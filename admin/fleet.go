@@ -141,7 +141,7 @@ func problem(w http.ResponseWriter, err error) {
 	case errors.Is(err, fleet.ErrNoControl):
 		p.Status = http.StatusForbidden
 	case errors.Is(err, store.ErrNotFound):
-		p.Status, p.Detail = http.StatusNotFound, "there is no such revision"
+		p.Status, p.Detail = http.StatusNotFound, "there is no such revision, or it is no longer kept (node.control.history)"
 	}
 	p.Title = http.StatusText(p.Status)
 	replyAs(w, p.Status, "application/problem+json", p)

@@ -236,6 +236,9 @@ func (c *historyCommand) Run(env *environment) error {
 		return env.json(h.Revisions)
 	}
 	printHistory(env.out, h.Revisions)
+	if n := len(h.Revisions); n > 0 && n < c.Limit && h.Revisions[n-1].Number > 1 {
+		fmt.Fprintln(env.out, "Older ones are no longer kept (node.control.history).")
+	}
 	return nil
 }
 

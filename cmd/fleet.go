@@ -59,6 +59,7 @@ func (n *node) openFleet(ctx context.Context, s *nodeSettings) error {
 	}
 	m.publisher = fleet.NewPublisher(fleet.PublisherSettings{
 		Store: n.store, Key: key, Follower: m.follower, Parse: parse, Log: n.log,
+		Keep: uint64(c.Control.History),
 		Check: func(_ context.Context, cfg *config.Config, src *config.Source) error {
 			if _, err := dryRun(&environment{version: s.version, plugins: s.plugins}, cfg, src); err != nil {
 				return err

@@ -166,7 +166,7 @@ func TestOneNodePublishesToItself(t *testing.T) {
 	if r = n.run("show", "1"); r.code != 0 || !strings.HasPrefix(r.out, "# revision 1 by ann at ") || !strings.HasSuffix(r.out, "# gatehouse.yaml\n"+shared("one")) {
 		t.Errorf("code %d:\n%s%s", r.code, r.out, r.err)
 	}
-	if r = n.run("show", "9"); r.code != 1 || r.err != "gatehouse: revision 9: there is no such revision\n" {
+	if r = n.run("show", "9"); r.code != 1 || r.err != "gatehouse: revision 9: there is no such revision, or it is no longer kept (node.control.history)\n" {
 		t.Errorf("code %d:\n%s%s", r.code, r.out, r.err)
 	}
 }

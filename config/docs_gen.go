@@ -66,6 +66,7 @@ var docs = map[string]string{
 	"config.ConsumerCertificates.Subjects":        "Distinguished names in the form of RFC 2253: \"CN=billing,O=Example\", as the access log shows them (client_subject) and openssl x509 -in FILE -noout -subject -nameopt RFC2253.",
 	"config.Control":                              "The control role of a node whose config comes from the store.",
 	"config.Control.Enabled":                      "This node publishes revisions when gatehouse apply asks it to, and restores them to a store that has lost them.",
+	"config.Control.History":                      "How many revisions the store keeps for history, show, diff and rollback. Older ones are removed when this node publishes one.",
 	"config.Control.KeyFile":                      "The key that revisions are signed with, PKCS #8 PEM of an Ed25519 key, mode 0600; made on first use. Default: data_dir/control.key.",
 	"config.Control.TrustedKeys":                  "Public keys whose revisions this node runs, besides its own. gatehouse status of a control node shows its key.",
 	"config.DNS":                                  "A name that stands for endpoints, written as \"NAME:PORT\" or in full.",

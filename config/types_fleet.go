@@ -61,4 +61,7 @@ type Control struct {
 	// Public keys whose revisions this node runs, besides its own. gatehouse
 	// status of a control node shows its key.
 	TrustedKeys []string `yaml:"trusted_keys"`
+	// How many revisions the store keeps for history, show, diff and rollback.
+	// Older ones are removed when this node publishes one.
+	History int `yaml:"history" default:"200" min:"10" max:"100000"`
 }

@@ -76,6 +76,7 @@ type options struct {
 	broken  bool // the first config may be broken in part
 	poll    time.Duration
 	ahead   time.Duration // of the node's clock
+	keep    uint64        // revisions
 }
 
 // often is how often nodes ask a real Redis in tests.
@@ -116,7 +117,7 @@ func join(t *testing.T, name string, s store.Store, o options) *member {
 	}
 	m.broken.Store(o.broken)
 	m.Publisher = fleet.NewPublisher(fleet.PublisherSettings{
-		Store: s, Key: m.key, Follower: m.Follower, Parse: parse, Log: log,
+		Store: s, Key: m.key, Follower: m.Follower, Parse: parse, Log: log, Keep: o.keep,
 		Check: func(context.Context, *config.Config, *config.Source) error { return nil },
 	})
 	m.Begin(t.Context())

@@ -260,6 +260,33 @@ func TestTheLastGoodOneIsKept(t *testing.T) {
 	}
 }
 
+// The store keeps so many revisions and no more; it is said that others go.
+func TestOldRevisionsAreNotKept(t *testing.T) {
+	s := open(t)
+	a := join(t, "a", s, options{})
+	for i := range 15 {
+		a.publish(fmt.Sprint("v", i))
+	}
+	a.leave()
+	a = join(t, "a", s, options{dir: a.dir, keep: 10})
+	a.publish("next")
+	list, err := a.History(t.Context(), 0, 100)
+	if err != nil || len(list) != 10 || list[9].Number != 7 {
+		t.Errorf("%d are left, %v", len(list), err)
+	}
+	if _, err := a.Revision(t.Context(), 6); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+	if !strings.Contains(a.log.String(), "old revisions are no longer kept; nobody can go back to them (node.control.history)\" removed=6 oldest=7") {
+		t.Errorf("it is not in the log:\n%s", a.log)
+	}
+	a.publish("and-next")
+	if list, err := a.History(t.Context(), 0, 100); err != nil || len(list) != 10 {
+		t.Errorf("%d are left, %v", len(list), err)
+	}
+	a.runs(17, "v14 next and-next")
+}
+
 func TestDraftsThatAreNone(t *testing.T) {
 	a := join(t, "a", open(t), options{})
 	for name, d := range map[string]fleet.Draft{

@@ -29,7 +29,9 @@ type PublisherSettings struct {
 	Parse func(files []config.File) (*config.Config, *config.Source, error)
 	// Check builds all that a node would build, and starts nothing.
 	Check func(ctx context.Context, cfg *config.Config, src *config.Source) error
-	Log   *slog.Logger
+	// Keep is how many revisions the store keeps; 0: all.
+	Keep uint64
+	Log  *slog.Logger
 }
 
 // Publisher makes revisions. Its methods are safe for concurrent use.
@@ -185,7 +187,24 @@ func (p *Publisher) append(ctx context.Context, n uint64, d Draft) (*store.Revis
 	}
 	p.s.Log.Info("revision published", "revision", r.Number, "author", r.Author, "message", r.Message)
 	p.s.Follower.Poke()
+	p.prune(ctx, r.Number)
 	return r, nil
+}
+
+// prune removes what is older than the store is to keep. If it cannot, the next
+// publishing does.
+func (p *Publisher) prune(ctx context.Context, latest uint64) {
+	if p.s.Keep == 0 || latest <= p.s.Keep {
+		return
+	}
+	oldest := latest - p.s.Keep + 1
+	n, err := p.s.Store.Prune(ctx, oldest)
+	if n > 0 {
+		p.s.Log.Info("old revisions are no longer kept; nobody can go back to them (node.control.history)", "removed", n, "oldest", oldest)
+	}
+	if err != nil {
+		p.s.Log.Warn("old revisions could not be removed", "error", err)
+	}
 }
 
 // Refusal is a node that does not run a revision.

@@ -25,16 +25,18 @@ import (
 
 // MaxSize of a packed config in bytes. The config itself may have 64 MiB
 // uncompressed, of which nobody has yet come near; Redis takes 512 MB.
-const MaxSize = 96 << 20
+const MaxSize = store.MaxRevision
 
 // packed is the form of a config in the store.
 type packed struct {
 	Files []packedFile `json:"files"`
 }
 
+// packedFile has a file's content as text where it is some, else as data.
 type packedFile struct {
 	Name string `json:"name"`
-	Data []byte `json:"data"`
+	Text string `json:"text,omitempty"`
+	Data []byte `json:"data,omitempty"`
 }
 
 // Pack makes files one piece. Names lose their folders: a node has no use for
@@ -48,7 +50,10 @@ func Pack(files []config.File) ([]byte, error) {
 			return nil, fmt.Errorf("%s and %s have the same name; a revision keeps names without their folders", other, f.Name)
 		}
 		seen[name] = f.Name
-		p.Files[i] = packedFile{name, f.Data}
+		p.Files[i] = packedFile{Name: name, Data: f.Data}
+		if utf8.Valid(f.Data) {
+			p.Files[i] = packedFile{Name: name, Text: string(f.Data)}
+		}
 	}
 	return json.Marshal(p)
 }
@@ -74,6 +79,12 @@ func Unpack(data []byte) ([]config.File, error) {
 		}
 		if slices.ContainsFunc(files, func(o config.File) bool { return o.Name == f.Name }) {
 			return nil, fmt.Errorf("a revision has two files called %q", f.Name)
+		}
+		if f.Text != "" && f.Data != nil {
+			return nil, fmt.Errorf("a revision has two contents for the file %q", f.Name)
+		}
+		if f.Text != "" {
+			f.Data = []byte(f.Text)
 		}
 		files = append(files, config.File{Name: f.Name, Data: f.Data})
 	}

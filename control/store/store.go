@@ -72,14 +72,22 @@ type Revision struct {
 	Data []byte `json:"-"`
 }
 
-// Revisions is a list that only grows.
+// MaxRevision is how large the Data of a revision may be, in bytes. A config may
+// have 64 MiB; Redis takes 512 MB.
+const MaxRevision = 96 << 20
+
+// MaxValue is how large a value of Values may be, in bytes. What is larger was
+// written by somebody else, and is not read.
+const MaxValue = 8 << 20
+
+// Revisions is a list that grows at its end, and may be cut at its beginning.
 type Revisions interface {
 	// Publish appends r. Its number must be one more than Latest, else the error
 	// is ErrConflict. When it returns nil, r is as safe as the store can make it.
 	Publish(ctx context.Context, r *Revision) error
 	// Latest is the highest number, 0 if there is none.
 	Latest(ctx context.Context) (uint64, error)
-	// Revision returns one, or ErrNotFound.
+	// Revision returns one, or ErrNotFound: it was pruned, or never was.
 	Revision(ctx context.Context, number uint64) (*Revision, error)
 	// History returns up to limit revisions without their Data, newest first,
 	// that are older than before; 0 means from the newest on.
@@ -87,6 +95,9 @@ type Revisions interface {
 	// Restore puts revisions back that an emptied store has lost. They must be in
 	// order and may begin anywhere; it is ErrConflict if the store has any by now.
 	Restore(ctx context.Context, list []*Revision) error
+	// Prune removes the revisions that are older than oldest, and returns how many.
+	// The latest one stays in any case.
+	Prune(ctx context.Context, oldest uint64) (int, error)
 }
 
 // Value is one small piece of data under FOLDER/NAME.
@@ -107,7 +118,8 @@ type Values interface {
 	Swap(ctx context.Context, folder, name string, old, data []byte, ttl time.Duration) error
 	// Delete removes a value if it is there.
 	Delete(ctx context.Context, folder, name string) error
-	// List returns the values of a folder by name.
+	// List returns the values of a folder by name; those of more than MaxValue
+	// bytes without their data.
 	List(ctx context.Context, folder string) ([]Value, error)
 }
 

@@ -302,6 +302,25 @@ func (s *Store) Restore(_ context.Context, list []*store.Revision) error {
 	return err
 }
 
+// Prune implements store.Revisions.
+func (s *Store) Prune(_ context.Context, oldest uint64) (removed int, err error) {
+	err = s.update(func(tx *bbolt.Tx) error {
+		oldest = min(oldest, latest(tx))
+		c := tx.Bucket(revisionHeads).Cursor()
+		for k, _ := c.First(); len(k) == 8 && binary.BigEndian.Uint64(k) < oldest; k, _ = c.First() {
+			if err := tx.Bucket(revisionData).Delete(k); err != nil {
+				return err
+			}
+			if err := c.Delete(); err != nil {
+				return err
+			}
+			removed++
+		}
+		return nil
+	})
+	return removed, err
+}
+
 // watchers are told of changes.
 type watchers struct {
 	mu   sync.Mutex // guards list

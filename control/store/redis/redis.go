@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -67,8 +68,28 @@ func New(s Settings) *Store {
 		ContextTimeoutEnabled: true,
 		// What is tried again by itself could be done twice.
 		MaxRetries: -1,
+		OnConnect:  checkVersion,
 	}
 	return &Store{client: redis.NewUniversalClient(o), prefix: s.Prefix, channel: s.Prefix + ":changed"}
+}
+
+// oldest is the major version of Redis that is spoken with.
+const oldest = 7
+
+// checkVersion refuses a server that is too old, which would fail at some later
+// time in some other way. A user who may not ask is believed.
+func checkVersion(ctx context.Context, c *redis.Conn) error {
+	info, err := c.Info(ctx, "server").Result()
+	if err != nil {
+		return nil //nolint:nilerr // the command that the connection is for fails as well, and says why
+	}
+	_, rest, _ := strings.Cut(info, "redis_version:")
+	version, _, _ := strings.Cut(rest, "\r\n")
+	major, _, _ := strings.Cut(version, ".")
+	if n, err := strconv.Atoi(major); err == nil && n < oldest {
+		return fmt.Errorf("this is Redis %s; version %d or later is needed", version, oldest)
+	}
+	return nil
 }
 
 // Close implements store.Store. It is never an error: every write was answered
@@ -139,7 +160,7 @@ func (s *Store) Watch(ctx context.Context, changed func(topic string)) error {
 			}
 			first = false
 		})
-		if errors.Is(err, redis.ErrClosed) {
+		if errors.Is(err, redis.ErrClosed) && ctx.Err() == nil {
 			return err
 		}
 		select {

@@ -1,9 +1,14 @@
 package redis_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -183,6 +188,84 @@ func TestWrongDataUnderOurKeys(t *testing.T) {
 		if !errors.Is(err, store.ErrMalformed) {
 			t.Errorf("%s: got %v", doing, err)
 		}
+	}
+}
+
+// What somebody else has put under our keys must not fill the memory of nodes.
+func TestHugeValuesAreNotRead(t *testing.T) {
+	server := redistest.Start(t)
+	st, _ := open(t, redis.Settings{Addresses: []string{server.Address}})
+	ctx, p := t.Context(), t.Name()+":"
+	if err := st.Put(ctx, "f", "small", []byte("x"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Put(ctx, "f", "huge", []byte("x"), 0); err != nil {
+		t.Fatal(err)
+	}
+	server.Do(t, "SETRANGE", p+"{values:f}:value:huge", store.MaxValue, "x")
+	if _, err := st.Get(ctx, "f", "huge"); !errors.Is(err, store.ErrMalformed) || !strings.Contains(err.Error(), "value:huge has more than") {
+		t.Errorf("got %v", err)
+	}
+	list, err := st.List(ctx, "f")
+	if err != nil || len(list) != 2 || list[0].Name != "huge" || len(list[0].Data) != 0 || string(list[1].Data) != "x" {
+		t.Errorf("%d, %v", len(list), err)
+	}
+	if err := st.Publish(ctx, &store.Revision{Number: 1, Data: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	huge := strings.Repeat("x", 1<<20)
+	server.Do(t, "HSET", p+"{revisions}:1", "head", huge)
+	if _, err := st.Revision(ctx, 1); !errors.Is(err, store.ErrMalformed) || !strings.Contains(err.Error(), "has 1048576 bytes") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// old speaks as a Redis before 7 does.
+func old(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	t.Cleanup(func() {
+		_ = l.Close()
+		all.Wait()
+	})
+	all.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() {
+				defer c.Close()
+				r := bufio.NewScanner(c)
+				for r.Scan() {
+					switch word := strings.ToUpper(r.Text()); word {
+					case "HELLO":
+						_, err = io.WriteString(c, "-ERR unknown command `HELLO`\r\n")
+					case "CLIENT", "AUTH":
+						_, err = io.WriteString(c, "+OK\r\n")
+					case "INFO":
+						const info = "# Server\r\nredis_version:5.0.14\r\nredis_mode:standalone\r\n"
+						_, err = fmt.Fprintf(c, "$%d\r\n%s\r\n", len(info), info)
+					}
+					if err != nil {
+						return
+					}
+				}
+			})
+		}
+	})
+	return l.Addr().String()
+}
+
+func TestAnOldServerIsRefused(t *testing.T) {
+	st, _ := open(t, redis.Settings{Addresses: []string{old(t)}})
+	_, err := st.Latest(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "this is Redis 5.0.14; version 7 or later is needed") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -44,7 +44,7 @@ func (s *Store) Publish(ctx context.Context, r *store.Revision) error {
 	if err != nil {
 		return s.fail("publish", err)
 	}
-	ok, err := publish.run(ctx, c, []string{s.latestKey(), s.revisionKey(r.Number)}, r.Number, head, r.Data, s.channel, store.TopicRevisions).Int()
+	ok, err := publish.run(ctx, c, []string{s.latestKey(), s.revisionKey(r.Number)}, r.Number, head, compress(r.Data), s.channel, store.TopicRevisions).Int()
 	if err != nil {
 		return s.fail("publish", err)
 	}
@@ -95,9 +95,27 @@ func (s *Store) Latest(ctx context.Context) (uint64, error) {
 	return n, nil
 }
 
-// Revision implements store.Revisions.
+// maxHead is how large all but the data of a revision may be, in bytes.
+const maxHead = 64 << 10
+
+// Revision implements store.Revisions. Its size is asked for first: what somebody
+// else has written there must not fill this node's memory.
 func (s *Store) Revision(ctx context.Context, n uint64) (*store.Revision, error) {
-	m, err := s.client.HMGet(ctx, s.revisionKey(n), "head", "data").Result()
+	key := s.revisionKey(n)
+	var sizes [2]*redis.Cmd
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		sizes[0], sizes[1] = p.Do(ctx, "HSTRLEN", key, "head"), p.Do(ctx, "HSTRLEN", key, "data")
+		return nil
+	})
+	if err != nil {
+		return nil, s.fail("read a revision", err)
+	}
+	for i, most := range []int{maxHead, store.MaxRevision} {
+		if size, err := sizes[i].Int(); err != nil || size > most {
+			return nil, fmt.Errorf("%w: %s has %d bytes, which is no revision: %w", store.ErrMalformed, key, size, err)
+		}
+	}
+	m, err := s.client.HMGet(ctx, key, "head", "data").Result()
 	if err != nil {
 		return nil, s.fail("read a revision", err)
 	}
@@ -110,9 +128,11 @@ func (s *Store) Revision(ctx context.Context, n uint64) (*store.Revision, error)
 	}
 	data, ok := m[1].(string)
 	if !ok {
-		return nil, fmt.Errorf("%w: %s has no data", store.ErrMalformed, s.revisionKey(n))
+		return nil, fmt.Errorf("%w: %s has no data", store.ErrMalformed, key)
 	}
-	r.Data = []byte(data)
+	if r.Data, err = decompress([]byte(data), store.MaxRevision); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", store.ErrMalformed, key, err)
+	}
 	return r, nil
 }
 
@@ -179,7 +199,7 @@ func (s *Store) Restore(ctx context.Context, list []*store.Revision) error {
 		if err != nil {
 			return err
 		}
-		keys, args = append(keys, s.revisionKey(r.Number)), append(args, head, r.Data)
+		keys, args = append(keys, s.revisionKey(r.Number)), append(args, head, compress(r.Data))
 	}
 	ok, err := restore.run(ctx, s.client, keys, args...).Int()
 	if err != nil {
@@ -189,4 +209,48 @@ func (s *Store) Restore(ctx context.Context, list []*store.Revision) error {
 		return store.ErrConflict
 	}
 	return nil
+}
+
+// pruned is how many revisions are looked for, and removed, at once.
+const pruned = 128
+
+// Prune implements store.Revisions. The oldest go first, so that one that is cut
+// short leaves no hole.
+func (s *Store) Prune(ctx context.Context, oldest uint64) (removed int, err error) {
+	n, err := s.Latest(ctx)
+	if err != nil {
+		return 0, err
+	}
+	oldest = min(oldest, n)
+	first := oldest // of those that are there
+	for first > 1 {
+		keys := s.revisionKeys(first-min(pruned, first-1), first)
+		there, err := s.client.Exists(ctx, keys...).Result()
+		if err != nil {
+			return 0, s.fail("look for old revisions", err)
+		}
+		first -= uint64(there)
+		if int(there) < len(keys) {
+			break
+		}
+	}
+	for first < oldest {
+		next := min(first+pruned, oldest)
+		gone, err := s.client.Unlink(ctx, s.revisionKeys(first, next)...).Result()
+		if err != nil {
+			return removed, s.fail("remove old revisions", err)
+		}
+		removed += int(gone)
+		first = next
+	}
+	return removed, nil
+}
+
+// revisionKeys are those from first to before end.
+func (s *Store) revisionKeys(first, end uint64) []string {
+	var keys []string
+	for n := first; n < end; n++ {
+		keys = append(keys, s.revisionKey(n))
+	}
+	return keys
 }

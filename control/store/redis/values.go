@@ -2,9 +2,12 @@ package redis
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"slices"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 )
@@ -65,7 +68,17 @@ func (s *Store) Get(ctx context.Context, folder, name string) ([]byte, error) {
 	if err := store.CheckNames(folder, name); err != nil {
 		return nil, err
 	}
-	b, err := s.client.Get(ctx, s.valueKey(folder, name)).Bytes()
+	key := s.valueKey(folder, name)
+	text, err := s.client.GetRange(ctx, key, 0, store.MaxValue).Result()
+	switch {
+	case err != nil:
+		return nil, s.fail("read "+folder+"/"+name, err)
+	case len(text) > store.MaxValue:
+		return nil, fmt.Errorf("%w: %s has more than %d bytes", store.ErrMalformed, key, store.MaxValue)
+	case text != "":
+		return []byte(text), nil
+	}
+	b, err := s.client.Get(ctx, key).Bytes() // empty, or not there
 	if err != nil {
 		return nil, s.fail("read "+folder+"/"+name, err)
 	}
@@ -115,14 +128,45 @@ func (s *Store) List(ctx context.Context, folder string) ([]store.Value, error) 
 		for i, name := range part {
 			keys[i] = s.valueKey(folder, name)
 		}
+		large, err := s.tooLarge(ctx, keys)
+		if err != nil {
+			return nil, err
+		}
+		for i := range large {
+			keys[i] = s.key("values:"+folder, "none") // as one that has ended
+		}
 		found, err := s.client.MGet(ctx, keys...).Result()
 		if err != nil {
 			return nil, s.fail("list "+folder, err)
 		}
 		for i, v := range found {
-			if text, ok := v.(string); ok {
+			if text, ok := v.(string); ok || large[i] {
 				list = append(list, store.Value{Name: part[i], Data: []byte(text)})
 			}
+		}
+	}
+	return list, nil
+}
+
+// tooLarge are the indices of values that are not ours for their size.
+func (s *Store) tooLarge(ctx context.Context, keys []string) (map[int]bool, error) {
+	sizes := make([]*redis.IntCmd, len(keys))
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, key := range keys {
+			sizes[i] = p.StrLen(ctx, key)
+		}
+		return nil
+	})
+	if err != nil && !redis.HasErrorPrefix(err, "WRONGTYPE") { // such a one is left out by MGET
+		return nil, s.fail("look at values", err)
+	}
+	var list map[int]bool
+	for i, size := range sizes {
+		if size.Val() > store.MaxValue {
+			if list == nil {
+				list = map[int]bool{}
+			}
+			list[i] = true
 		}
 	}
 	return list, nil
