@@ -135,18 +135,19 @@ func (f http2) connections() (open, idle, tunnels int) {
 
 func (d *door) h2Settings(s snapshot.ServerSettings) h2.Settings {
 	return h2.Settings{
-		Settings: d.bridgeSettings(s, "HTTP/2.0"),
+		Handler: d.serve,
+		Heads:   limitsOf(s), MaxBody: s.MaxBody,
+		HeadTimeout: s.HeadTimeout, BodyTimeout: s.BodyTimeout,
+		WriteTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout,
 		Limits: h2.Limits{
 			MaxStreams: s.MaxStreams, StreamWindow: s.StreamWindow, ConnectionWindow: s.ConnectionWindow,
-			IdleTimeout: s.IdleTimeout,
 		},
-		Broken:  func(r *reason.Reason) { d.countRefusal(r) },
-		Flooded: func(r *reason.Reason, peer netip.AddrPort) { d.refusedAs("HTTP/2.0", r, peer, nil) },
-		Log:     d.gateway.settings.Log,
+		Refused:  func(r *reason.Reason, peer netip.AddrPort, head []byte) { d.refusedAs("HTTP/2.0", r, peer, head) },
+		Panicked: d.panicked,
 	}
 }
 
-// bridgeSettings are for requests of protocol that net/http's kind of server brings.
+// bridgeSettings are for requests that net/http's kind of server brings.
 func (d *door) bridgeSettings(s snapshot.ServerSettings, protocol string) bridge.Settings {
 	return bridge.Settings{
 		Handler: d.serve,

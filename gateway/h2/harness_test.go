@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -18,7 +17,6 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
-	"github.com/gatehouse-proxy/gatehouse/gateway/bridge"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/h2"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
@@ -50,15 +48,10 @@ func (r *refusals) String() string {
 // settings are generous, so that nothing but what a test is about times out.
 func settings(h handler, r *refusals) h2.Settings {
 	return h2.Settings{
-		Settings: bridge.Settings{
-			Handler: h, Limits: wire.Limits{Head: 64 << 10, Fields: 100, URI: 8 << 10},
-			BodyTimeout: time.Minute, WriteTimeout: time.Minute,
-			Refused: func(why *reason.Reason, _ netip.AddrPort, _ []byte) { r.add(why) },
-		},
-		Limits:  h2.Limits{MaxStreams: 100, StreamWindow: 256 << 10, ConnectionWindow: 1 << 20, IdleTimeout: time.Minute},
-		Broken:  r.add,
-		Flooded: func(why *reason.Reason, _ netip.AddrPort) { r.add(why) },
-		Log:     slog.New(slog.DiscardHandler),
+		Handler: h, Heads: wire.Limits{Head: 64 << 10, Fields: 100, URI: 8 << 10},
+		HeadTimeout: time.Minute, BodyTimeout: time.Minute, WriteTimeout: time.Minute, IdleTimeout: time.Minute,
+		Limits:  h2.Limits{MaxStreams: 100, StreamWindow: 256 << 10, ConnectionWindow: 1 << 20},
+		Refused: func(why *reason.Reason, _ netip.AddrPort, _ []byte) { r.add(why) },
 	}
 }
 

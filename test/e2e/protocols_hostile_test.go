@@ -258,13 +258,8 @@ func translate(what, raw string) (q rawRequest, ok bool) {
 // harmless is what is served after all, by which protocols, and why that is
 // well: nothing of it gets to the upstream.
 var harmless = map[string]struct{ protocols, why string }{
-	"two equal Hosts: bad_host":       {"h2c h2 h3", "the first is :authority, and Host may repeat it"},
-	"expectation twice: bad_expect":   {"h2c h2", "net/http keeps Expect to itself"},
-	"a trailer \"content-length\"":    {"h2c h2", "net/http drops it"},
-	"a trailer \"transfer-encoding\"": {"h2c h2", "net/http drops it"},
-	"a trailer \"host\"":              {"h2c h2", "net/http drops it"},
-	"a trailer \"connection\"":        {"h2c h2", "net/http drops it"},
-	"a length of 0 with a body":       {"h2c h2 h3", "the stream is reset; the upstream may have seen a request without a body"},
+	"two equal Hosts: bad_host": {"h2c h2 h3", "the first is :authority, and Host may repeat it"},
+	"a length of 0 with a body": {"h2c h2 h3", "the stream is reset; the upstream may have seen a request without a body"},
 }
 
 // Whatever HTTP/1 refuses is refused by the other protocols, by whichever part

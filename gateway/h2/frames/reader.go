@@ -210,6 +210,9 @@ func (r *Reader) check(f *Frame) error {
 			if len(f.Payload) < 5 {
 				return Break(FrameSizeError, "HEADERS is too short for its priority")
 			}
+			if dependsOn(f.Payload) == f.Stream {
+				return errItself
+			}
 			f.Payload = f.Payload[5:]
 		}
 		r.block(f)
@@ -221,6 +224,9 @@ func (r *Reader) check(f *Frame) error {
 	case Priority:
 		if size != 5 {
 			return &Error{FrameSizeError, f.Stream, "PRIORITY has a wrong length"}
+		}
+		if dependsOn(f.Payload) == f.Stream {
+			return errItself
 		}
 	case Reset:
 		if size != 4 {
@@ -248,6 +254,13 @@ func (r *Reader) check(f *Frame) error {
 	}
 	return nil
 }
+
+// dependsOn is the stream that a priority names.
+func dependsOn(p []byte) uint32 { return binary.BigEndian.Uint32(p) & MaxWindow }
+
+// errItself is of RFC 7540, 5.3.1. Priorities have been given up since, and who
+// sends such ones anyway is not worth more than an end.
+var errItself = Break(ProtocolError, "a stream depends on itself")
 
 // block notes whether a header block goes on.
 func (r *Reader) block(f *Frame) {
