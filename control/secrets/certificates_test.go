@@ -104,6 +104,7 @@ func joinsLater(w *town) {
 
 // The node that orders loses its way to the store; another takes over.
 func holderDies(w *town) {
+	w.lease = 2 * time.Second
 	a, b := w.join(options{}), w.join(options{})
 	w.ca.Reach(b.web, b.secure)
 	release := make(chan struct{})
@@ -135,10 +136,10 @@ func holderDies(w *town) {
 	w.has(b)
 	close(release)
 	a.says("its order is given up")
-	w.orders(2)
+	orders := w.ca.Orders()
 	a.cable.cut.Store(false)
 	w.has(a, b)
-	w.orders(2)
+	w.orders(orders)
 	eventually(w.t, "all is well", func() error {
 		if s := a.source.Stats(); s.Fault != "" || a.shared.Status().Error != "" {
 			return errors.New(s.Fault)

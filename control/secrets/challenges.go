@@ -52,8 +52,8 @@ func (s *Shared) waitForAnswers(ctx context.Context, names []string) {
 	for ctx.Err() == nil {
 		heard := s.moved.heard()
 		missing, known := s.silent(ctx, names)
-		if known && len(missing) == 0 {
-			return
+		if known && len(missing) == 0 || !known && time.Since(began) > poll*3/2 {
+			return // all have, or all have had the time to look
 		}
 		sleep(ctx, poll/4, heard)
 		if ctx.Err() != nil && len(missing) > 0 {

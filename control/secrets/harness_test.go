@@ -122,7 +122,7 @@ type town struct {
 	ca     *acmetest.Authority
 	redis  *redistest.Server
 	prefix string
-	lease  time.Duration
+	lease  time.Duration // longer than any delay of a busy machine, but where it is to end
 	nodes  []*node
 }
 
@@ -130,7 +130,7 @@ var towns atomic.Int64
 
 func newTown(t *testing.T, server *redistest.Server) *town {
 	t.Helper()
-	return &town{t: t, ca: acmetest.New(t, acmetest.Settings{}), redis: server, prefix: fmt.Sprint("t", towns.Add(1)), lease: 3 * time.Second}
+	return &town{t: t, ca: acmetest.New(t, acmetest.Settings{}), redis: server, prefix: fmt.Sprint("t", towns.Add(1)), lease: 15 * time.Second}
 }
 
 // node is one of several in this process.
@@ -175,7 +175,7 @@ func (w *town) join(o options) *node {
 	log := slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.cable = &cable{Store: redis.New(redis.Settings{Addresses: []string{w.redis.Address}, Prefix: w.prefix, Timeout: 500 * time.Millisecond})}
 	n.shared = secrets.New(secrets.Settings{
-		Store: n.cable, Key: key(t, o.secret), Node: name, Lease: w.lease, Log: log,
+		Store: n.cable, Key: key(t, o.secret), Node: name, Lease: w.lease, Spread: time.Second, Log: log,
 		Live: func(context.Context) ([]string, error) {
 			var names []string
 			for i := range w.nodes {

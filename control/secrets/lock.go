@@ -56,6 +56,9 @@ func (s *Shared) Lock(ctx context.Context, name string) (context.Context, func()
 // acquire tries once. A lock of a store that was just emptied counts for
 // nothing: somebody else may hold it, and be about to say so again.
 func (s *Shared) acquire(ctx context.Context, name string, value []byte) (since time.Time, got bool, err error) {
+	if err := s.ask(ctx, s.verify); err != nil || s.steady() > 0 {
+		return since, false, err
+	}
 	since = time.Now()
 	err = s.ask(ctx, func(ctx context.Context) error {
 		return s.s.Store.Swap(ctx, lockFolder, name, nil, value, s.s.Lease)
@@ -78,6 +81,7 @@ func (s *Shared) hold(ctx context.Context, name string, value []byte, since time
 	held, cancel := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {
+		taken := false // somebody else had it the last time
 		for {
 			sleep(held, s.s.Lease/10, nil)
 			if held.Err() != nil {
@@ -90,7 +94,9 @@ func (s *Shared) hold(ctx context.Context, name string, value []byte, since time
 			}
 			switch {
 			case err == nil:
-				since = began
+				since, taken = began, false
+			case errors.Is(err, store.ErrConflict) && !taken:
+				taken = true // perhaps by one who is about to see that the store was emptied
 			case errors.Is(err, store.ErrConflict):
 				s.s.Log.Error("another node has the lock that this one held; its order is given up", "lock", name)
 				cancel(errLost)
