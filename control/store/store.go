@@ -191,14 +191,58 @@ type Taken struct {
 	Used []time.Duration
 }
 
-// Limits are counters that many nodes count with, by the store's clock.
+// Count asks to add to a counter.
+type Count struct {
+	Key string
+	// N is what is to be added. Less than 0 gives back; the sum never falls below
+	// 0. 0 looks without adding.
+	N int64
+	// Limit is the sum that is never exceeded; 0: none.
+	Limit int64
+	// AtLeast makes it a lease: where N would exceed the limit, all that is left
+	// will do, if it is this much. 0: all or nothing.
+	AtLeast int64
+	// End is when the counter is gone.
+	End time.Time
+}
+
+// Counted is what came of a Count.
+type Counted struct {
+	// Sum is the counter's, after the adding; Added what of N was added.
+	Sum, Added int64
+}
+
+// Hold asks for places that are held until they are given back.
+type Hold struct {
+	Key string
+	// Owner holds them, and has none left TTL after it last asked.
+	Owner string
+	// Want is how many the owner is to hold in all, not how many more. 0 gives
+	// all back.
+	Want int64
+	// Limit is how many there are for all owners together.
+	Limit int64
+	TTL   time.Duration
+}
+
+// Held is what came of a Hold.
+type Held struct {
+	// Got is how many places the owner holds now: those it wants, or what Limit
+	// leaves of them. Others is how many all others hold.
+	Got, Others int64
+}
+
+// Limits are counters that many nodes count with, by the store's clock. What
+// somebody else has written under their keys counts as nothing. Every method
+// does several at once, in one round trip where that is possible; each is
+// atomic for itself, and the result has the order of the questions.
 type Limits interface {
-	// Take does several at once, in one round trip where that is possible. Each
-	// is atomic for itself. The result has the order of takes.
+	// Take takes tokens.
 	Take(ctx context.Context, takes []Take) ([]Taken, error)
-	// Count adds n to a counter that is gone at end, and returns the sum. With a
-	// limit above 0 nothing is added that would go beyond it; added is false then.
-	Count(ctx context.Context, key string, n, limit int64, end time.Time) (sum int64, added bool, err error)
+	// Count adds to counters.
+	Count(ctx context.Context, counts []Count) ([]Counted, error)
+	// Hold gets, keeps and gives back places.
+	Hold(ctx context.Context, holds []Hold) ([]Held, error)
 }
 
 // CheckRestore is what every implementation asks of what is to be restored.

@@ -1,6 +1,6 @@
 // Package local keeps the store of a single node: revisions and values in one
-// file, leases and limits, which mean nothing once the node has stopped, in
-// memory.
+// file, and counters; leases, buckets and places, which mean nothing once the
+// node has stopped, in memory.
 package local
 
 import (
@@ -51,7 +51,7 @@ const lockTime = 5 * time.Second
 func New(dir string) *Store {
 	s := &Store{dir: dir}
 	s.leases.init(func() { s.tell(store.TopicLeases) })
-	s.limits.init()
+	s.limits.init(s)
 	return s
 }
 
@@ -140,21 +140,23 @@ func (s *Store) update(f func(*bbolt.Tx) error) error {
 }
 
 // Lend closes the file for a process that is to replace this one. What uses the
-// store next waits for Reclaim, or for Close.
+// store next waits for Reclaim, or for Close; counting fails.
 func (s *Store) Lend() error {
+	err := s.limits.release()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lent == nil {
 		s.lent = make(chan struct{})
 	}
-	return s.release()
+	return errors.Join(err, s.release())
 }
 
 // Reclaim ends Lend: the other process has let go of the file, or never had it.
 func (s *Store) Reclaim() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.reclaim()
+	s.mu.Unlock()
+	s.limits.reclaim()
 }
 
 func (s *Store) reclaim() {
@@ -176,11 +178,12 @@ func (s *Store) release() error {
 
 // Close implements store.Store.
 func (s *Store) Close() error {
+	err := s.limits.release()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.end = true
 	s.reclaim()
-	return s.release()
+	return errors.Join(err, s.release())
 }
 
 // Ping implements store.Store.

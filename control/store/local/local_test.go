@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -49,6 +50,12 @@ func TestRevisionsAndValuesOutliveTheProcess(t *testing.T) {
 	if err := s.Put(t.Context(), "certs", "a", []byte("y"), 0); err != nil {
 		t.Fatal(err)
 	}
+	end := time.Now().Add(time.Hour)
+	for range 2 {
+		if _, err := s.Count(t.Context(), []store.Count{{Key: "c", N: 3, End: end}}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -62,6 +69,43 @@ func TestRevisionsAndValuesOutliveTheProcess(t *testing.T) {
 	}
 	if v, err := s.Get(t.Context(), "certs", "a"); err != nil || string(v) != "y" {
 		t.Errorf("%q, %v", v, err)
+	}
+	if out, err := s.Count(t.Context(), []store.Count{{Key: "c", N: 1, End: end}}); err != nil || out[0].Sum != 7 {
+		t.Errorf("%+v, %v", out, err)
+	}
+}
+
+func TestCountersAreWrittenBackByThemselves(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	end := time.Now().Add(time.Hour)
+	if _, err := s.Count(t.Context(), []store.Count{{Key: "c", N: 3, End: end}, {Key: "over", N: 1, End: time.Now().Add(-time.Second)}}); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "store.db")
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		b, err := os.ReadFile(path) // as a crash would leave it
+		if err != nil {
+			t.Fatal(err)
+		}
+		crashed := t.TempDir()
+		if err := os.WriteFile(filepath.Join(crashed, "store.db"), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		again, err := local.Open(crashed)
+		if err != nil {
+			continue // it was being written
+		}
+		out, err := again.Count(t.Context(), []store.Count{{Key: "c", End: end}, {Key: "over", End: end}})
+		if e := again.Close(); err != nil || e != nil {
+			t.Fatal(err, e)
+		}
+		if out[0].Sum == 3 && out[1].Sum == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", out)
+		}
 	}
 }
 

@@ -175,14 +175,12 @@ func TestWrongDataUnderOurKeys(t *testing.T) {
 	server.Do(t, "SET", p+"{revisions}:1", "a string")
 	server.Do(t, "HSET", p+"{revisions}:2", "head", "{}", "data", "x")
 	server.Do(t, "LPUSH", p+"{values:f}:value:a", "x")
-	server.Do(t, "SET", p+"{count:c}:sum", "many")
 	_, latest := st.Latest(ctx)
 	_, one := st.Revision(ctx, 1)
 	_, two := st.Revision(ctx, 2)
 	_, get := st.Get(ctx, "f", "a")
-	_, _, count := st.Count(ctx, "c", 1, 2, time.Now().Add(time.Hour))
 	for doing, err := range map[string]error{
-		"latest": latest, "a revision that is a string": one, "a revision without a number": two, "a value": get, "a counter": count,
+		"latest": latest, "a revision that is a string": one, "a revision without a number": two, "a value": get,
 		"publish": st.Publish(ctx, &store.Revision{Number: 4}),
 	} {
 		if !errors.Is(err, store.ErrMalformed) {
@@ -266,6 +264,53 @@ func TestAnOldServerIsRefused(t *testing.T) {
 	_, err := st.Latest(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "this is Redis 5.0.14; version 7 or later is needed") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestWrongDataUnderLimits: what is not a bucket, counter or set of places is
+// none, and is put right by the next who asks.
+func TestWrongDataUnderLimits(t *testing.T) {
+	server := redistest.Start(t)
+	st, _ := open(t, redis.Settings{Addresses: []string{server.Address}})
+	ctx, p := t.Context(), t.Name()+":"
+	write := map[string]func(key string){
+		"a text":       func(key string) { server.Do(t, "SET", key, "many") },
+		"other times":  func(key string) { server.Do(t, "SET", key, "1 2 3") },
+		"no number":    func(key string) { server.Do(t, "SET", key, "nan") },
+		"far too much": func(key string) { server.Do(t, "SET", key, "inf") },
+		"long ago":     func(key string) { server.Do(t, "SET", key, "-1e300") },
+		"a huge one":   func(key string) { server.Do(t, "SET", key, "99999999999999999999999999") },
+		"a list":       func(key string) { server.Do(t, "LPUSH", key, "x") },
+		"a hash":       func(key string) { server.Do(t, "HSET", key, "x", "1", "y", "-1 5", "z", "99999999999 99999999999999") },
+	}
+	second := []store.Bucket{{Interval: 5 * time.Millisecond, Burst: 2}}
+	for name, put := range write {
+		for _, key := range []string{"{limit:k}:full", "{count:k}:sum", "{hold:k}:owners"} {
+			server.Do(t, "DEL", p+key)
+			put(p + key)
+		}
+		n, took := 0, time.Now()
+		for n < 3 && time.Since(took) < 20*time.Second { // full at once, or after its burst
+			out, err := st.Take(ctx, []store.Take{{Key: "k", Buckets: second, Cost: 1}})
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			n += int(out[0].Got)
+		}
+		if n != 3 {
+			t.Errorf("%s: a bucket never fills again", name)
+		}
+		for range 2 {
+			if out, err := st.Take(ctx, []store.Take{{Key: "k", Buckets: []store.Bucket{{Interval: time.Hour, Burst: 2}, second[0]}, Cost: 3}}); err != nil || out[0].Got != 0 {
+				t.Errorf("%s: %+v, %v", name, out, err)
+			}
+		}
+		if out, err := st.Count(ctx, []store.Count{{Key: "k", N: 2, Limit: 2, End: time.Now().Add(time.Hour)}}); err != nil || out[0].Added != 2 {
+			t.Errorf("%s: %+v, %v", name, out, err)
+		}
+		if out, err := st.Hold(ctx, []store.Hold{{Key: "k", Owner: "o", Want: 2, Limit: 2, TTL: time.Hour}}); err != nil || out[0].Got != 2 {
+			t.Errorf("%s: %+v, %v", name, out, err)
+		}
 	}
 }
 

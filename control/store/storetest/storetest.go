@@ -34,6 +34,7 @@ func Run(t *testing.T, open func(t *testing.T) (s store.Store, again func() stor
 		"LimitsOfManyAreExact":         exact,
 		"LeasesOfTokens":               tokens,
 		"Counters":                     counters,
+		"Places":                       places,
 		"Watch":                        watch,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -435,23 +436,51 @@ func tokens(t *testing.T, s store.Store, _ func() store.Store) {
 
 func counters(t *testing.T, s store.Store, again func() store.Store) {
 	ctx, end := t.Context(), time.Now().Add(time.Hour)
-	for i, c := range []struct {
-		n, limit, sum int64
-		added         bool
-	}{
-		{5, 0, 5, true}, {5, 10, 10, true}, {1, 10, 10, false}, {0, 10, 10, true}, {7, 0, 17, true}, {1, 10, 17, false},
+	for i, c := range []struct{ n, limit, least, sum, added int64 }{
+		{5, 0, 0, 5, 5}, {5, 10, 0, 10, 5}, {1, 10, 0, 10, 0}, {0, 10, 0, 10, 0}, {7, 0, 0, 17, 7}, {1, 10, 1, 17, 0},
+		{5, 20, 4, 17, 0}, {5, 20, 3, 20, 3}, {-4, 10, 0, 16, -4}, {-100, 0, 0, 0, -16}, {2, 0, 0, 2, 2},
 	} {
-		sum, added, err := again().Count(ctx, "day", c.n, c.limit, end)
-		if err != nil || sum != c.sum || added != c.added {
-			t.Errorf("count %d: %d, %v, %v; want %d, %v", i, sum, added, err, c.sum, c.added)
+		out, err := again().Count(ctx, []store.Count{{Key: "day", N: c.n, Limit: c.limit, AtLeast: c.least, End: end}})
+		if err != nil || len(out) != 1 || out[0] != (store.Counted{Sum: c.sum, Added: c.added}) {
+			t.Errorf("count %d: %+v, %v; want %d, %d", i, out, err, c.sum, c.added)
 		}
 	}
-	if sum, added, err := s.Count(ctx, "short", 3, 3, time.Now().Add(50*time.Millisecond)); err != nil || sum != 3 || !added {
-		t.Errorf("%d, %v, %v", sum, added, err)
+	short := store.Count{Key: "short", N: 3, Limit: 3, End: time.Now().Add(50 * time.Millisecond)}
+	out, err := s.Count(ctx, []store.Count{short, {Key: "other", N: 1, End: end}, {Key: "none", End: end}})
+	if err != nil || len(out) != 3 || out[0].Sum != 3 || out[1].Sum != 1 || out[2].Sum != 0 {
+		t.Errorf("%+v, %v", out, err)
 	}
+	short.End = end
 	eventually(t, "the end of the window", func() bool {
-		_, added, err := s.Count(ctx, "short", 3, 3, end)
-		return err == nil && added
+		out, err := s.Count(ctx, []store.Count{short})
+		return err == nil && out[0].Added == 3
+	})
+}
+
+func places(t *testing.T, s store.Store, again func() store.Store) {
+	ctx := t.Context()
+	for i, c := range []struct {
+		owner               string
+		want, limit, got, o int64
+	}{
+		{"a", 3, 10, 3, 0}, {"b", 9, 10, 7, 3}, {"a", 5, 10, 3, 7}, {"b", 1, 10, 1, 3}, {"a", 5, 10, 5, 1},
+		{"c", 0, 10, 0, 6}, {"a", 0, 10, 0, 1}, {"b", 4, 2, 2, 0}, {"a", 1, 2, 0, 2}, {"b", 0, 2, 0, 0}, {"a", 1, 2, 1, 0},
+	} {
+		out, err := again().Hold(ctx, []store.Hold{{Key: "k", Owner: c.owner, Want: c.want, Limit: c.limit, TTL: time.Minute}})
+		if err != nil || len(out) != 1 || out[0] != (store.Held{Got: c.got, Others: c.o}) {
+			t.Errorf("hold %d: %+v, %v; want %d, %d", i, out, err, c.got, c.o)
+		}
+	}
+	// Whoever is not heard of again holds nothing.
+	dead := store.Hold{Key: "short", Owner: "dead", Want: 2, Limit: 2, TTL: 50 * time.Millisecond}
+	live := store.Hold{Key: "short", Owner: "live", Want: 2, Limit: 2, TTL: 50 * time.Millisecond}
+	out, err := s.Hold(ctx, []store.Hold{dead, {Key: "other", Owner: "x", Want: 1, Limit: 1, TTL: time.Minute}})
+	if err != nil || out[0].Got != 2 || out[1].Got != 1 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	eventually(t, "the places of the dead", func() bool {
+		out, err := s.Hold(ctx, []store.Hold{live})
+		return err == nil && out[0].Got == 2
 	})
 }
 
