@@ -10,6 +10,9 @@
 // buckets; they may be refused sooner than with a bucket of their own, never
 // later.
 //
+// Limits that many nodes count together are made by a Fleet, which this package
+// only describes.
+//
 // The package knows nothing of HTTP, routes or config.
 package ratelimit
 
@@ -46,6 +49,9 @@ const MaxWindows = 8
 type Decision struct {
 	// Allowed says that every window was charged; otherwise none was.
 	Allowed bool
+	// Source is who decided. Of decisions by Open and Closed the fields below say
+	// nothing.
+	Source Source
 	// Window is the index of the window the other fields describe: of those
 	// that refused the one that refuses longest, else the one with the smallest
 	// share of its burst left.
@@ -73,6 +79,9 @@ type rate struct {
 	interval int64
 	// depth is the burst in time: burst × interval.
 	depth int64
+	// most is the largest cost that is ever granted: the burst, or of a node's
+	// share of a limit the whole limit's.
+	most int64
 }
 
 func compile(ws []Window) ([]rate, error) {
@@ -95,9 +104,25 @@ func compile(ws []Window) ([]rate, error) {
 		if w.Burst > maxDepth/interval {
 			return nil, fmt.Errorf("windows[%d].burst: %d units at %d per %v take over 50 years to refill", i, w.Burst, w.Limit, w.Per)
 		}
-		rates[i] = rate{limit: w.Limit, burst: w.Burst, interval: interval, depth: w.Burst * interval}
+		rates[i] = rate{limit: w.Limit, burst: w.Burst, most: w.Burst, interval: interval, depth: w.Burst * interval}
 	}
 	return rates, nil
+}
+
+// share is the part that each of n nodes has of rates: what comes back takes n
+// times as long, and bursts are divided. The parts of n nodes are never more
+// than the whole, but for bursts of less than n, of which each node has one.
+func share(rates []rate, n int64) []rate {
+	out := make([]rate, len(rates))
+	for i, r := range rates {
+		s := r
+		// Nothing may take longer than the longest time the arithmetic can bear.
+		s.interval *= max(1, min(n, maxDepth/(r.interval*r.most)))
+		s.burst = max(1, r.burst/max(1, n))
+		s.depth = s.burst * s.interval
+		out[i] = s
+	}
+	return out
 }
 
 // maxDepth keeps now + depth far from overflowing: 50 years in nanoseconds.
@@ -140,10 +165,11 @@ func decide(rates []rate, tats []int64, now int64, cost uint32, d *Decision) {
 
 // waitFor is how many nanoseconds remain until cost can be taken; 0: now.
 func waitFor(r *rate, tat, now, cost int64) int64 {
-	if cost > r.burst {
+	if cost > r.most {
 		return int64(Never)
 	}
-	return max(0, max(tat, now)+cost*r.interval-r.depth-now)
+	// What a share's burst cannot hold needs all of it, and is paid off later.
+	return max(0, max(tat, now)+min(cost, r.burst)*r.interval-r.depth-now)
 }
 
 func (d *Decision) describe(r *rate, tat, now int64) {

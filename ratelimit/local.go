@@ -40,7 +40,8 @@ const (
 // Local is a Limiter in this process's memory. It starts no goroutine: shards
 // forget full buckets and shrink as they are used.
 type Local struct {
-	rates    []rate
+	whole    []rate                 // as configured
+	rates    atomic.Pointer[[]rate] // this node's share of them
 	seed     maphash.Seed
 	now      func() int64
 	shards   []shard
@@ -82,10 +83,11 @@ func NewLocal(s Settings) (*Local, error) {
 		shards /= 2
 	}
 	l := &Local{
-		rates: rates, seed: maphash.MakeSeed(), now: s.Now,
+		whole: rates, seed: maphash.MakeSeed(), now: s.Now,
 		shards: make([]shard, shards), mask: uint64(shards - 1),
 		maxSlots: max(minSlots, ceilPow2((keys/shards*4+2)/3)),
 	}
+	l.rates.Store(&rates)
 	if l.now == nil {
 		l.now = sinceNow()
 	}
@@ -94,6 +96,15 @@ func NewLocal(s Settings) (*Local, error) {
 	}
 	l.sweep = min(max(l.sweep, int64(10*time.Second)), int64(10*time.Minute))
 	return l, nil
+}
+
+// Share makes the limiter grant the part that one of n nodes has of its windows,
+// of which the parts of all n make up the whole, or less. (Bursts of less than n
+// are more: each node has one of at least 1.) What keys have used remains used in
+// proportion.
+func (l *Local) Share(n int) {
+	s := share(l.whole, int64(max(1, n)))
+	l.rates.Store(&s)
 }
 
 // sinceNow is a monotonic clock that begins at 1: 0 is before every request.
@@ -108,18 +119,19 @@ func ceilPow2(n int) int { return 1 << bits.Len(uint(max(n, 1)-1)) }
 // and allocates nothing unless the shard's table must grow.
 func (l *Local) Take(key []byte, cost uint32, d *Decision) error {
 	h := maphash.Bytes(l.seed, key) | 1 // never 0, which marks an empty slot
-	now := l.now()
+	now, rates := l.now(), *l.rates.Load()
 	s := &l.shards[h>>32&l.mask]
 	s.mu.Lock()
 	tats := l.bucket(s, h, now)
-	decide(l.rates, tats, now, cost, d)
+	d.Source = Own
+	decide(rates, tats, now, cost, d)
 	s.mu.Unlock()
 	return nil
 }
 
 // bucket finds or makes the bucket of h. Holds s.mu.
 func (l *Local) bucket(s *shard, h uint64, now int64) []int64 {
-	w := len(l.rates)
+	w := len(l.whole)
 	if i := s.find(h); i >= 0 {
 		return s.tats[i*w : i*w+w]
 	}
@@ -211,7 +223,7 @@ func (l *Local) grow(s *shard, now int64) bool {
 		return false
 	}
 	size := max(minSlots, len(s.hashes))
-	if s.hashes != nil && s.live(now, len(l.rates)) > len(s.hashes)*3/8 {
+	if s.hashes != nil && s.live(now, len(l.whole)) > len(s.hashes)*3/8 {
 		size *= 2
 	}
 	l.rebuild(s, min(size, l.maxSlots), now)
@@ -227,7 +239,7 @@ func (l *Local) sweepShard(s *shard, now int64) {
 	if s.used == 0 {
 		return
 	}
-	live := s.live(now, len(l.rates))
+	live := s.live(now, len(l.whole))
 	size := len(s.hashes)
 	for size > minSlots && live < size/8 {
 		size /= 2
@@ -248,7 +260,7 @@ func (s *shard) live(now int64, w int) (n int) {
 
 // rebuild moves every bucket in use to a new table of size slots.
 func (l *Local) rebuild(s *shard, size int, now int64) {
-	w := len(l.rates)
+	w := len(l.whole)
 	hashes, tats := s.hashes, s.tats
 	s.hashes, s.tats, s.used = make([]uint64, size), make([]int64, size*w), 0
 	for i, h := range hashes {

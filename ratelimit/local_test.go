@@ -181,24 +181,24 @@ func TestEqualsLeakyBucketWhenThereIsRoom(t *testing.T) {
 			c.advance(time.Duration(rapid.Int64Range(0, 5e6).Draw(t, "wait")))
 			key := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "key")
 			cost := rapid.Uint32Range(0, 8).Draw(t, "cost")
-			want := m.take(l.rates, key, int64(cost), c.now())
+			want := m.take(l.whole, key, int64(cost), c.now())
 			var d Decision
 			_ = l.Take([]byte(key), cost, &d) // Local never fails
 			if d.Allowed != want {
 				t.Fatalf("%s cost %d: got %+v, want %v", key, cost, d, want)
 			}
-			if d.Allowed != (d.RetryAfter == 0) || d.Remaining < 0 || d.Remaining > l.rates[d.Window].burst {
+			if d.Allowed != (d.RetryAfter == 0) || d.Remaining < 0 || d.Remaining > l.whole[d.Window].burst {
 				t.Fatalf("inconsistent: %+v", d)
 			}
 			if !d.Allowed && d.RetryAfter != Never {
 				then := c.now() + int64(d.RetryAfter)
 				var longest int64
-				for i := range l.rates {
+				for i := range l.whole {
 					tat := tatOf(l, key, i)
-					if w := waitFor(&l.rates[i], tat, then, int64(cost)); w > 0 {
+					if w := waitFor(&l.whole[i], tat, then, int64(cost)); w > 0 {
 						t.Fatalf("window %d refuses %v after RetryAfter", i, w)
 					}
-					longest = max(longest, waitFor(&l.rates[i], tat, then-1, int64(cost)))
+					longest = max(longest, waitFor(&l.whole[i], tat, then-1, int64(cost)))
 				}
 				if longest == 0 {
 					t.Fatal("a nanosecond less would have done")
@@ -218,7 +218,7 @@ func tatOf(l *Local, key string, window int) int64 {
 	if i < 0 {
 		return 0
 	}
-	return s.tats[i*len(l.rates)+window]
+	return s.tats[i*len(l.whole)+window]
 }
 
 // With far more keys than room, every grant must still be one that a bucket of
@@ -239,7 +239,7 @@ func TestNeverLooserThanOneBucketForEachKey(t *testing.T) {
 			key := fmt.Sprint(rapid.IntRange(0, keys).Draw(t, "key"))
 			var d Decision
 			_ = l.Take([]byte(key), 1, &d) // Local never fails
-			if d.Allowed && !m.take(l.rates, key, 1, c.now()) {
+			if d.Allowed && !m.take(l.whole, key, 1, c.now()) {
 				t.Fatalf("key %s was granted too much", key)
 			}
 		}

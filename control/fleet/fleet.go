@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/control/nodes"
 	"github.com/gatehouse-proxy/gatehouse/control/revision"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
@@ -86,10 +87,10 @@ type StoreStatus struct {
 
 // Follower follows the fleet's config for one node.
 type Follower struct {
-	s    Settings
-	take Take
-	kick chan struct{} // look at the store now
-	told chan struct{} // tell the others about this node now
+	s     Settings
+	take  Take
+	kick  chan struct{} // look at the store now
+	nodes *nodes.Announcer
 
 	turn  sync.Mutex // held while the store is looked at; guards the following; taken before mu
 	kept  *kept
@@ -117,7 +118,7 @@ type candidate struct {
 // New returns a follower that has done nothing. Its error is about the name of
 // the node or the file of the last good revision.
 func New(s Settings) (*Follower, error) {
-	if err := store.CheckNames(folder, s.Self.Node); err != nil {
+	if err := store.CheckNames(nodes.Folder, s.Self.Node); err != nil {
 		return nil, fmt.Errorf("node.name: %w", err)
 	}
 	s.Self.Instance = rand.Text()[:12]
@@ -128,9 +129,10 @@ func New(s Settings) (*Follower, error) {
 		s.Now = time.Now
 	}
 	f := &Follower{
-		s: s, kick: make(chan struct{}, 1), told: make(chan struct{}, 1), stop: func() {},
+		s: s, kick: make(chan struct{}, 1), stop: func() {},
 		kept: newKept(s.Dir, s.Control),
 	}
+	f.nodes = nodes.New(nodes.Settings{Store: s.Store, Self: f.self, Log: s.Log})
 	s.Metrics.Fleet.Follows()
 	bad, err := f.kept.read(s.Trusted)
 	if err != nil {
@@ -200,7 +202,7 @@ func (f *Follower) Start(ctx context.Context, take Take) {
 	f.stop = cancel
 	f.done.Go(func() { f.watch(running) })
 	f.done.Go(func() { f.follow(running) })
-	f.done.Go(func() { f.announce(running) })
+	f.nodes.Start(ctx)
 }
 
 // Close ends the following; the node is no longer a member of the fleet. It is
@@ -208,6 +210,7 @@ func (f *Follower) Start(ctx context.Context, take Take) {
 func (f *Follower) Close() {
 	f.stop()
 	f.done.Wait()
+	f.nodes.Close()
 }
 
 // Poke has the store looked at soon.
@@ -345,7 +348,7 @@ func (f *Follower) run(ctx context.Context, c candidate) bool {
 	if err := f.kept.live(c.r); err != nil {
 		f.s.Log.Error("the live revision could not be kept on disk; without the store this node would start with an older one", "error", err)
 	}
-	poke(f.told)
+	f.nodes.Tell()
 	return true
 }
 
@@ -367,5 +370,5 @@ func (f *Follower) refuse(number uint64, reason int, err error) {
 	}
 	f.s.Metrics.Fleet.Refused(reason)
 	f.s.Log.Error("a revision was refused; the running one stays", "revision", number, "running", running, "error", text)
-	poke(f.told)
+	f.nodes.Tell()
 }

@@ -54,7 +54,7 @@ func (f *Follower) atPeace() {
 	defer f.mu.Unlock()
 	if f.status.Error != "" {
 		f.status.Refused, f.status.Error, f.status.ErrorAt = 0, "", time.Time{}
-		poke(f.told)
+		f.nodes.Tell()
 	}
 }
 
@@ -102,7 +102,7 @@ func (f *Follower) up() {
 	f.s.Metrics.Fleet.Asked(now, true)
 	if !was.Up && !was.Since.IsZero() {
 		f.s.Log.Info("the store answers again", "away_for", now.Sub(was.Since).Round(time.Millisecond))
-		poke(f.told)
+		f.nodes.Tell()
 	}
 }
 

@@ -231,7 +231,7 @@ func (p *Publisher) outcome(ctx context.Context, n uint64) (Outcome, error) {
 	}
 	for _, m := range members {
 		switch {
-		case m.Instance == "": // no node at all
+		case m.Instance == "" || m.File: // no node at all, or none that follows
 		case m.Revision >= n:
 			o.Running = append(o.Running, m.Node)
 		case m.Refused == n:

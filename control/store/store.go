@@ -217,6 +217,9 @@ type Hold struct {
 	Key string
 	// Owner holds them, and has none left TTL after it last asked.
 	Owner string
+	// Seq numbers what one owner asks for a key, from 1. What comes after a later
+	// one changes nothing.
+	Seq uint64
 	// Want is how many the owner is to hold in all, not how many more. 0 gives
 	// all back.
 	Want int64

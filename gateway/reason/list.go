@@ -95,6 +95,8 @@ var (
 	CSRF               = add("csrf", 403, "CSRF", "The request did not come from an allowed origin.")
 	CORSDenied         = add("cors_denied", 403, "CORS", "The origin is not allowed.")
 	RateLimited        = add("rate_limited", 429, "RL", "Too many requests.")
+	QuotaExceeded      = add("quota_exceeded", 429, "RL", "The quota is used up.")
+	LimitUnavailable   = add("limit_unavailable", 503, "RL", "Limits cannot be checked now.")
 	ConcurrencyLimited = add("concurrency_limited", 503, "CL", "Too many requests at once.").to(grpc.ResourceExhausted)
 	BodyTooLarge       = add("body_too_large", 413, "BL", "The request body is too large.")
 	WAFBlocked         = add("waf_blocked", 403, "WAF", "The request was blocked.")

@@ -12,9 +12,8 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
+	"github.com/gatehouse-proxy/gatehouse/plugins/internal/expression"
 )
-
-type activation = cel.Activation
 
 // Factory makes the plugin authorize.
 func Factory() plugins.Factory { return plugins.Define("authorize", build) }
@@ -38,7 +37,7 @@ func build(c *Config, s plugins.Settings) (plugins.Instance, error) {
 		failedEval: count.WithLabelValues(s.Route.Name, "error"),
 	}
 	for _, n := range c.rules() {
-		program, err := compile(n.when, c.CostLimit)
+		program, err := expression.Bool(n.when, c.CostLimit)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", n.key, err)
 		}
@@ -55,7 +54,7 @@ func build(c *Config, s plugins.Settings) (plugins.Instance, error) {
 }
 
 func (p *plugin) handle(c *fiber.Ctx) error {
-	s := &scene{ctx: c.Context(), e: exchange.From(c)}
+	s := expression.NewScene(c.Context(), exchange.From(c))
 	if why := p.decide(s); why != nil {
 		return why
 	}
@@ -64,7 +63,7 @@ func (p *plugin) handle(c *fiber.Ctx) error {
 }
 
 // decide returns nil or a refusal.
-func (p *plugin) decide(s *scene) error {
+func (p *plugin) decide(s *expression.Scene) error {
 	for i := range p.deny {
 		r := &p.deny[i]
 		yes, err := r.eval(s)
@@ -87,7 +86,7 @@ func (p *plugin) decide(s *scene) error {
 		switch {
 		case err == nil && yes:
 			return nil
-		case err != nil && !s.missing:
+		case err != nil && !s.Missing:
 			p.failedEval.Inc()
 			return reason.Forbidden.Because("rule %s failed: %v", r.name, err)
 		}
@@ -97,19 +96,19 @@ func (p *plugin) decide(s *scene) error {
 	return reason.Forbidden.Because("no rule allows: %s", strings.Join(names, ", "))
 }
 
-// eval evaluates the rule. After an error s.missing says whether something the
+// eval evaluates the rule. After an error s.Missing says whether something the
 // rule asked for is not there, which is the likely cause.
-func (r *rule) eval(s *scene) (bool, error) {
-	s.missing = false
+func (r *rule) eval(s *expression.Scene) (bool, error) {
+	s.Missing = false
 	v, _, err := r.program.Eval(s)
 	if err != nil {
-		s.missing = s.missing || strings.HasPrefix(err.Error(), "no such key")
+		s.Missing = s.Missing || strings.HasPrefix(err.Error(), "no such key")
 		return false, err
 	}
 	b, ok := v.(types.Bool)
 	if !ok {
 		if v == types.NullValue {
-			s.missing = true
+			s.Missing = true
 		}
 		return false, fmt.Errorf("is a %s, not true or false", v.Type().TypeName())
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
+	"github.com/gatehouse-proxy/gatehouse/plugins/internal/expression"
 )
 
 // Config of the plugin authorize.
@@ -47,7 +48,7 @@ func (c *Config) Validate(p *problem.List) {
 		p.Add("expression", "cannot be given beside allow and deny")
 	}
 	for _, r := range c.rules() {
-		if _, err := compile(r.when, c.CostLimit); err != nil {
+		if _, err := expression.Bool(r.when, c.CostLimit); err != nil {
 			p.Add(r.key, "%v", err)
 		}
 	}

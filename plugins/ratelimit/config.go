@@ -3,12 +3,14 @@
 package ratelimit
 
 import (
+	"math"
 	"strings"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
 	"github.com/gatehouse-proxy/gatehouse/config/unit"
 	"github.com/gatehouse-proxy/gatehouse/gateway/attribute"
+	"github.com/gatehouse-proxy/gatehouse/plugins/internal/cost"
 	"github.com/gatehouse-proxy/gatehouse/ratelimit"
 )
 
@@ -36,6 +38,19 @@ type Config struct {
 	Cost uint32 `yaml:"cost" default:"1" min:"1" max:"1000000"`
 	// Tell clients by RateLimit and RateLimit-Policy headers.
 	Headers bool `yaml:"headers" default:"true"`
+	// What a request costs where it is not always the same; instead of cost.
+	CostFrom *cost.From `yaml:"cost_from"`
+	// Whose limit it is: each node's own, or that of all nodes with the same
+	// node.store.redis together.
+	Scope string `yaml:"scope" enum:"local,global" default:"local"`
+	// With scope: global, how nodes share it. exact: every request is counted in
+	// the store before it goes on. leased: a node takes some units at a time and
+	// spends them by itself.
+	Mode string `yaml:"mode" enum:"exact,leased" default:"exact"`
+	// With scope: global, what to do while the store does not answer within 2 ms.
+	// share: each node grants its part, the limit divided by the nodes that were
+	// alive. open: do not limit. closed: refuse with 503.
+	OnStoreFailure string `yaml:"on_store_failure" enum:"share,open,closed" default:"share"`
 	// Count and report, but refuse nobody.
 	DryRun bool `yaml:"dry_run" default:"false"`
 	// Name of the policy in headers and metrics; windows after the first get
@@ -69,6 +84,14 @@ func (c *Config) Validate(p *problem.List) {
 			p.Add("", "%v", err)
 		}
 	}
+	if c.Scope == "local" {
+		p.Check(c.Mode == "exact", "mode", "is only for scope: global")
+		p.Check(c.OnStoreFailure == "share", "on_store_failure", "is only for scope: global")
+	}
+	if c.CostFrom != nil {
+		p.Check(c.Cost == 1, "cost", "cannot be given beside cost_from")
+		c.CostFrom.Validate(p.Under("cost_from"), c.most())
+	}
 	for i, w := range c.windows() {
 		p.Check(int64(c.Cost) <= w.Burst || w.Burst == 0, "cost", "%d can never be granted by a burst of %d (window %d)", c.Cost, w.Burst, i+1)
 	}
@@ -99,6 +122,26 @@ func (c *Config) windows() []ratelimit.Window {
 		}
 	}
 	return ws
+}
+
+// most is what can be granted at once: the smallest burst.
+func (c *Config) most() int64 {
+	most := int64(math.MaxInt64)
+	for _, w := range c.windows() {
+		most = min(most, w.Burst)
+	}
+	return most
+}
+
+// onFailure is on_store_failure for package ratelimit.
+func (c *Config) onFailure() ratelimit.OnFailure {
+	switch c.OnStoreFailure {
+	case "open":
+		return ratelimit.LetPass
+	case "closed":
+		return ratelimit.RefuseAll
+	}
+	return ratelimit.ShareOut
 }
 
 func (c *Config) key() attribute.KeySettings {

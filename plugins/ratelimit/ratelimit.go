@@ -15,11 +15,15 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
+	"github.com/gatehouse-proxy/gatehouse/plugins/internal/cost"
 	"github.com/gatehouse-proxy/gatehouse/ratelimit"
 )
 
-// Factory makes the plugin rate_limit.
-func Factory() plugins.Factory { return plugins.Define("rate_limit", build) }
+// Factory makes the plugin rate_limit. fleet makes limits of scope global; nil
+// makes them local ones, for commands that run no traffic.
+func Factory(fleet ratelimit.Fleet) plugins.Factory {
+	return plugins.Define("rate_limit", func(c *Config, s plugins.Settings) (plugins.Instance, error) { return build(c, s, fleet) })
+}
 
 var (
 	headerRateLimit = []byte("RateLimit")
@@ -31,7 +35,7 @@ type plugin struct {
 	limiter ratelimit.Limiter
 	key     *attribute.Key
 	missing string
-	cost    uint32
+	cost    *cost.Cost
 	headers bool
 	dryRun  bool
 	// policy is the whole RateLimit-Policy value, names the quoted name of
@@ -41,6 +45,7 @@ type plugin struct {
 	scratch sync.Pool // of *scratch
 
 	allowed, refused, dry, skipped prometheus.Counter
+	sources                        *[ratelimit.Sources]prometheus.Counter // nil: scope local
 }
 
 // scratch is what one check needs beyond the stack.
@@ -51,28 +56,52 @@ type scratch struct {
 
 const maxPooledKey = 8 << 10
 
-func build(c *Config, s plugins.Settings) (plugins.Instance, error) {
+func build(c *Config, s plugins.Settings, fleet ratelimit.Fleet) (plugins.Instance, error) {
 	key, err := attribute.NewKey(c.key())
 	if err != nil {
 		return nil, fmt.Errorf("key: %w", err)
 	}
+	price, err := cost.New(c.Cost, c.CostFrom, c.most())
+	if err != nil {
+		return nil, fmt.Errorf("cost_from.expression: %w", err)
+	}
 	windows := c.windows()
-	limiter, err := ratelimit.NewLocal(ratelimit.Settings{Windows: windows, MaxKeys: c.MaxKeys})
+	var limiter ratelimit.Limiter
+	if c.Scope == "global" && fleet != nil {
+		limiter, err = fleet.Limiter(ratelimit.SharedSettings{
+			Name: name(c, s), Windows: windows, Leased: c.Mode == "leased", OnFailure: c.onFailure(), MaxKeys: c.MaxKeys,
+		})
+	} else {
+		limiter, err = ratelimit.NewLocal(ratelimit.Settings{Windows: windows, MaxKeys: c.MaxKeys})
+	}
 	if err != nil {
 		return nil, err
 	}
-	return newPlugin(c, s, key, limiter, windows), nil
+	return newPlugin(c, s, key, limiter, price, windows), nil
 }
 
-func newPlugin(c *Config, s plugins.Settings, key *attribute.Key, l ratelimit.Limiter, windows []ratelimit.Window) plugins.Instance {
+// name tells the limit from all others of the fleet.
+func name(c *Config, s plugins.Settings) string {
+	return fmt.Sprintf("%q %q %q %d", s.Route.Name, c.Name, c.key().Attributes, c.IPv6Prefix)
+}
+
+func newPlugin(c *Config, s plugins.Settings, key *attribute.Key, l ratelimit.Limiter, price *cost.Cost, windows []ratelimit.Window) plugins.Instance {
 	count := s.Counter("gatehouse_rate_limit_requests_total",
 		"Requests by what the rate limit decided.", "route", "policy", "result")
 	p := &plugin{
-		limiter: l, key: key, missing: c.MissingKey, cost: c.Cost, headers: c.Headers, dryRun: c.DryRun,
+		limiter: l, key: key, missing: c.MissingKey, cost: price, headers: c.Headers, dryRun: c.DryRun,
 		allowed: count.WithLabelValues(s.Route.Name, c.Name, "allowed"),
 		refused: count.WithLabelValues(s.Route.Name, c.Name, "refused"),
 		dry:     count.WithLabelValues(s.Route.Name, c.Name, "dry_run"),
 		skipped: count.WithLabelValues(s.Route.Name, c.Name, "skipped"),
+	}
+	if c.Scope == "global" {
+		by := s.Counter("gatehouse_rate_limit_decisions_total",
+			"Requests that a rate limit of scope global was asked about, by who decided.", "route", "policy", "source")
+		p.sources = new([ratelimit.Sources]prometheus.Counter)
+		for i := range p.sources {
+			p.sources[i] = by.WithLabelValues(s.Route.Name, c.Name, ratelimit.Source(i).String())
+		}
 	}
 	for i, w := range windows {
 		name := c.Name
@@ -107,24 +136,31 @@ func (p *plugin) handle(c *fiber.Ctx) error {
 		p.put(s)
 		return p.noKey(c)
 	}
-	err := p.limiter.Take(s.key, p.cost, &s.decision)
+	err := p.limiter.Take(s.key, p.cost.Of(ctx, e), &s.decision)
 	d := s.decision
 	p.put(s)
+	if err != nil {
+		return reason.LimitUnavailable.Wrap(err)
+	}
+	if p.sources != nil {
+		p.sources[d.Source].Inc()
+	}
 	switch {
-	case err != nil:
-		return reason.RateLimited.Wrap(err)
 	case d.Allowed:
 		p.allowed.Inc()
 	case p.dryRun:
 		p.dry.Inc()
+	case d.Source == ratelimit.Closed:
+		p.refused.Inc()
+		return reason.LimitUnavailable.Because("the store does not answer")
 	default:
 		p.refused.Inc()
 		p.tell(ctx, &d)
 		p.retryAfter(ctx, &d)
 		return reason.RateLimited
 	}
-	if !p.headers {
-		return c.Next()
+	if !p.headers || d.Source == ratelimit.Open || d.Source == ratelimit.Closed {
+		return c.Next() // and there is nothing to tell
 	}
 	err = c.Next()
 	p.tell(ctx, &d)

@@ -32,7 +32,7 @@ func config(t testing.TB, yaml string) *Config {
 
 func handler(t testing.TB, yaml string) fiber.Handler {
 	t.Helper()
-	p, err := Factory().New(config(t, yaml), plugins.Settings{Route: plugins.Route{Name: "r"}})
+	p, err := Factory(nil).New(config(t, yaml), plugins.Settings{Route: plugins.Route{Name: "r"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestALimiterThatCannotDecideRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newPlugin(c, plugins.Settings{}, key, broken{}, c.windows())
+	p := newPlugin(c, plugins.Settings{}, key, broken{}, price, c.windows())
 	if r := (ask{}).do(t, p.Handle); r.Status != 429 || r.Refusal.Detail != "store is away" {
 		t.Fatalf("%d %v", r.Status, r.Refusal)
 	}

@@ -49,6 +49,7 @@ type counter struct {
 
 type place struct {
 	n   int64
+	seq uint64
 	end time.Time
 }
 
@@ -243,14 +244,11 @@ func (l *limits) hold(h *store.Hold, now time.Time) store.Held {
 			others += p.n
 		}
 	}
+	if own, there := owners[h.Owner]; there && own.seq > h.Seq {
+		return store.Held{Got: own.n, Others: others}
+	}
 	got := max(0, min(h.Want, h.Limit-others))
-	owners[h.Owner] = place{got, now.Add(h.TTL)}
-	if got == 0 {
-		delete(owners, h.Owner)
-	}
-	if len(owners) == 0 {
-		delete(l.places, h.Key)
-	}
+	owners[h.Owner] = place{got, h.Seq, now.Add(h.TTL)}
 	return store.Held{Got: got, Others: others}
 }
 

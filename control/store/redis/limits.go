@@ -141,42 +141,41 @@ func (s *Store) Count(ctx context.Context, counts []store.Count) ([]store.Counte
 	return out, nil
 }
 
-// hold keeps a hash of owners, each with its places and when they end in ms.
-// What ends later than it could has seen another clock. KEYS: places; ARGV:
-// owner, want, limit, ttl in ms.
+// hold keeps a hash of owners, each with its places, when they end in ms and the
+// number of its latest question. What ends later than it could has seen another
+// clock. KEYS: places; ARGV: owner, number, want, limit, ttl in ms.
 var hold = newScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local want, limit, ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local all, others = redis.pcall('HGETALL', KEYS[1]), 0
+local seq, want, limit, ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local all, others, own = redis.pcall('HGETALL', KEYS[1]), 0, nil
 if all.err then
   redis.call('DEL', KEYS[1])
   all = {}
 end
 for i = 1, #all, 2 do
-  local n, ends = string.match(all[i+1], '^(%d+) (%d+)$')
-  n, ends = tonumber(n), tonumber(ends)
+  local n, ends, number = string.match(all[i+1], '^(%d+) (%d+) (%d+)$')
+  n, ends, number = tonumber(n), tonumber(ends), tonumber(number)
   if not n or n > 1e9 or ends <= now then
     redis.call('HDEL', KEYS[1], all[i])
-  elseif all[i] ~= ARGV[1] then
+  elseif all[i] == ARGV[1] then
+    if number > seq then own = n end
+  else
     others = others + n
-    if ends > now + ttl then redis.call('HSET', KEYS[1], all[i], string.format('%d %d', n, now + ttl)) end
+    if ends > now + ttl then redis.call('HSET', KEYS[1], all[i], string.format('%d %d %d', n, now + ttl, number)) end
   end
 end
+if own then return {own, others} end
 local got = math.max(0, math.min(want, limit - others))
-if got > 0 then
-  redis.call('HSET', KEYS[1], ARGV[1], string.format('%d %d', got, now + ttl))
-  redis.call('PEXPIRE', KEYS[1], ttl)
-else
-  redis.call('HDEL', KEYS[1], ARGV[1])
-end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%d %d %d', got, now + ttl, seq))
+redis.call('PEXPIRE', KEYS[1], ttl)
 return {got, others}`)
 
 // Hold implements store.Limits.
 func (s *Store) Hold(ctx context.Context, holds []store.Hold) ([]store.Held, error) {
 	lists, err := s.several(ctx, hold, "hold places", len(holds), func(i int) (string, []any, int) {
 		h := &holds[i]
-		return s.key("hold:"+h.Key, "owners"), []any{h.Owner, h.Want, h.Limit, max(1, h.TTL.Milliseconds())}, 2
+		return s.key("hold:"+h.Key, "owners"), []any{h.Owner, h.Seq, h.Want, h.Limit, max(1, h.TTL.Milliseconds())}, 2
 	})
 	if err != nil {
 		return nil, err

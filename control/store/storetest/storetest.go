@@ -466,9 +466,16 @@ func places(t *testing.T, s store.Store, again func() store.Store) {
 		{"a", 3, 10, 3, 0}, {"b", 9, 10, 7, 3}, {"a", 5, 10, 3, 7}, {"b", 1, 10, 1, 3}, {"a", 5, 10, 5, 1},
 		{"c", 0, 10, 0, 6}, {"a", 0, 10, 0, 1}, {"b", 4, 2, 2, 0}, {"a", 1, 2, 0, 2}, {"b", 0, 2, 0, 0}, {"a", 1, 2, 1, 0},
 	} {
-		out, err := again().Hold(ctx, []store.Hold{{Key: "k", Owner: c.owner, Want: c.want, Limit: c.limit, TTL: time.Minute}})
+		out, err := again().Hold(ctx, []store.Hold{{Key: "k", Owner: c.owner, Seq: uint64(10 + i), Want: c.want, Limit: c.limit, TTL: time.Minute}})
 		if err != nil || len(out) != 1 || out[0] != (store.Held{Got: c.got, Others: c.o}) {
 			t.Errorf("hold %d: %+v, %v; want %d, %d", i, out, err, c.got, c.o)
+		}
+	}
+	// What was asked for earlier and comes later changes nothing.
+	for _, seq := range []uint64{5, 1} {
+		out, err := s.Hold(ctx, []store.Hold{{Key: "late", Owner: "a", Seq: seq, Want: int64(seq), Limit: 9, TTL: time.Minute}})
+		if err != nil || out[0].Got != 5 {
+			t.Errorf("%+v, %v", out, err)
 		}
 	}
 	// Whoever is not heard of again holds nothing.

@@ -1,4 +1,4 @@
-package authorize
+package expression
 
 import (
 	"net/url"

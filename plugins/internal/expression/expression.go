@@ -1,9 +1,12 @@
-package authorize
+// Package expression compiles the expressions (CEL, the Common Expression
+// Language) that plugins decide by, and is the vocabulary they have in common.
+package expression
 
 import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -54,8 +57,18 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 	return cel.NewEnv(options...)
 })
 
-// compile checks an expression and makes a program of it.
-func compile(expression string, cost uint64) (cel.Program, error) {
+// Bool checks an expression that is to be true or false, and makes a program of
+// it, whose every evaluation may cost so much, in CEL's own units.
+func Bool(expression string, cost uint64) (cel.Program, error) {
+	return compile(expression, cost, "must be true or false", cel.BoolType)
+}
+
+// Number is Bool for an expression that is to be a whole number or not.
+func Number(expression string, cost uint64) (cel.Program, error) {
+	return compile(expression, cost, "must be a number", cel.IntType, cel.UintType, cel.DoubleType)
+}
+
+func compile(expression string, cost uint64, want string, kinds ...*cel.Type) (cel.Program, error) {
 	env, err := environment()
 	if err != nil {
 		return nil, err
@@ -64,8 +77,8 @@ func compile(expression string, cost uint64) (cel.Program, error) {
 	if err := issues.Err(); err != nil {
 		return nil, describe(err, issues)
 	}
-	if t := ast.OutputType(); t != cel.BoolType && t != cel.DynType {
-		return nil, fmt.Errorf("must be true or false, but is a %s", t)
+	if t := ast.OutputType(); t != cel.DynType && !slices.Contains(kinds, t) {
+		return nil, fmt.Errorf("%s, but is a %s", want, t)
 	}
 	program, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(cost))
 	if err != nil {

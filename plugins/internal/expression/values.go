@@ -1,9 +1,10 @@
-package authorize
+package expression
 
 import (
 	"fmt"
 	"reflect"
 
+	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
@@ -12,20 +13,23 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 )
 
-// scene is the request as one evaluation sees it. It is made for each request
+// Scene is the request as one evaluation sees it. It is made for each request
 // and makes values when they are asked for.
-type scene struct {
+type Scene struct {
 	ctx *fasthttp.RequestCtx
 	e   *exchange.Exchange
-	// missing says that something was asked for that is not there.
-	missing bool
+	// Missing says that something was asked for that is not there.
+	Missing bool
 }
 
+// NewScene is for one evaluation after the other, not for several at once.
+func NewScene(ctx *fasthttp.RequestCtx, e *exchange.Exchange) *Scene { return &Scene{ctx: ctx, e: e} }
+
 // Parent implements cel.Activation.
-func (*scene) Parent() activation { return nil }
+func (*Scene) Parent() cel.Activation { return nil }
 
 // ResolveName implements cel.Activation.
-func (s *scene) ResolveName(name string) (any, bool) {
+func (s *Scene) ResolveName(name string) (any, bool) {
 	e := s.e
 	switch name {
 	case "request.method":
@@ -103,7 +107,7 @@ type source interface {
 // field that is not there, so that comparing it is false and not an error;
 // has() and in tell whether it is there.
 type object struct {
-	scene  *scene
+	scene  *Scene
 	source source
 }
 
@@ -123,7 +127,7 @@ func (o *object) Get(index ref.Val) ref.Val {
 	}
 	v, ok := o.source.find(key)
 	if !ok {
-		o.scene.missing = true
+		o.scene.Missing = true
 		return types.NullValue
 	}
 	return o.scene.value(v)
@@ -173,7 +177,7 @@ func (*object) Type() ref.Type { return types.MapType }
 func (o *object) Value() any { return o.source.all() }
 
 // value makes a value of a claim, wherever in the token it is.
-func (s *scene) value(v any) ref.Val {
+func (s *Scene) value(v any) ref.Val {
 	switch v := v.(type) {
 	case map[string]any:
 		return &object{scene: s, source: claims(v)}
@@ -184,7 +188,7 @@ func (s *scene) value(v any) ref.Val {
 }
 
 // listAdapter makes the objects in a list objects too.
-type listAdapter struct{ scene *scene }
+type listAdapter struct{ scene *Scene }
 
 // NativeToValue implements types.Adapter.
 func (a listAdapter) NativeToValue(v any) ref.Val { return a.scene.value(v) }

@@ -1,0 +1,130 @@
+package limits
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/gatehouse-proxy/gatehouse/control/store"
+)
+
+const (
+	// tolerated is how many batches in a row may be late before nobody waits any
+	// more: one may be a pause of the collector's.
+	tolerated = 3
+	// probing is how often a store that is away is tried.
+	probing = 100 * time.Millisecond
+)
+
+// health is whether the store is worth asking. It is away after an error, or
+// when it was too slow several times in a row, and back when it has answered in
+// time a question that makes it write.
+type health struct {
+	store    store.Limits
+	deadline time.Duration
+	log      *slog.Logger
+	gone     atomic.Bool
+	lates    atomic.Int32
+	wake     chan struct{}
+
+	took     prometheus.Histogram
+	failures *prometheus.CounterVec
+	up       prometheus.Gauge
+}
+
+func newHealth(s Settings) *health {
+	h := &health{
+		store: s.Store, deadline: s.Deadline, log: s.Log, wake: make(chan struct{}, 1),
+		took: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "gatehouse_limits_store_duration_seconds", Help: "Round trips to the store for limits of the fleet, late ones included.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .002, .005, .01, .05, .25},
+		}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "gatehouse_limits_store_failures_total", Help: "Round trips for limits of the fleet that failed (error), or did not end in time (late).",
+		}, []string{"cause"}),
+		up: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "gatehouse_limits_store_up", Help: "1 while limits of the fleet are counted in the store, 0 while each node counts by itself.",
+		}),
+	}
+	h.up.Set(1)
+	for _, cause := range []string{"error", "late"} {
+		h.failures.WithLabelValues(cause)
+	}
+	if s.Metrics != nil {
+		s.Metrics.MustRegister(h.took, h.failures, h.up)
+	}
+	return h
+}
+
+// away says that nobody should ask, nor wait.
+func (h *health) away() bool { return h.gone.Load() }
+
+// asked takes down how a round trip ended.
+func (h *health) asked(took time.Duration, err error, inTime bool) {
+	h.took.Observe(took.Seconds())
+	switch {
+	case err != nil:
+		h.failures.WithLabelValues("error").Inc()
+		h.lost(err)
+	case inTime:
+		h.lates.Store(0)
+	}
+}
+
+// late takes down that those who waited were let go.
+func (h *health) late() {
+	h.failures.WithLabelValues("late").Inc()
+	if h.lates.Add(1) >= tolerated {
+		h.lost(context.DeadlineExceeded)
+	}
+}
+
+func (h *health) lost(err error) {
+	if h.gone.Swap(true) {
+		return
+	}
+	h.up.Set(0)
+	h.log.Warn("the store does not answer in time: this node applies the fleet's limits by itself", "deadline", h.deadline, "error", err)
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// watch tries the store while it is away.
+func (h *health) watch(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.wake:
+		}
+		for h.away() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(probing):
+			}
+			h.probe(ctx)
+		}
+	}
+}
+
+func (h *health) probe(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	began := time.Now()
+	_, err := h.store.Take(ctx, []store.Take{{Key: "probe", Buckets: []store.Bucket{{Interval: time.Millisecond, Burst: 1000}}, Cost: 1}})
+	took := time.Since(began)
+	if err != nil || took > h.deadline {
+		return
+	}
+	h.took.Observe(took.Seconds())
+	h.lates.Store(0)
+	h.gone.Store(false)
+	h.up.Set(1)
+	h.log.Info("the store answers again: the fleet's limits are counted there")
+}
