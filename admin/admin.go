@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/control/fleet"
+	"github.com/gatehouse-proxy/gatehouse/control/nodes"
 	"github.com/gatehouse-proxy/gatehouse/gateway/socket"
 )
 
@@ -49,6 +50,8 @@ type Settings struct {
 	// Fleet publishes revisions and tells about them; nil: the node's config is a
 	// file.
 	Fleet *fleet.Publisher
+	// Members lists the nodes that share a store; nil: this one shares nothing.
+	Members func(context.Context) ([]nodes.Member, error)
 }
 
 // Server is the admin server of one node.

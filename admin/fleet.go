@@ -13,6 +13,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/control/fleet"
+	"github.com/gatehouse-proxy/gatehouse/control/nodes"
 	"github.com/gatehouse-proxy/gatehouse/control/revision"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 )
@@ -57,9 +58,10 @@ type History struct {
 
 // Fleet is what GET /api/v1/fleet answers.
 type Fleet struct {
-	// Latest is the store's newest revision.
+	// Latest is the store's newest revision; 0 also where the node's config is a
+	// file.
 	Latest uint64         `json:"latest"`
-	Nodes  []fleet.Member `json:"nodes"`
+	Nodes  []nodes.Member `json:"nodes"`
 }
 
 // Problem is an error in the form of RFC 9457.
@@ -81,12 +83,12 @@ type Place struct {
 }
 
 func (a *Server) fleetRoutes(mux *http.ServeMux) {
+	mux.Handle("GET /api/v1/fleet", a.guarded(http.HandlerFunc(a.fleet)))
 	for pattern, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"POST /api/v1/plan":           a.plan,
 		"POST /api/v1/revisions":      a.publish,
 		"GET /api/v1/revisions":       a.history,
 		"GET /api/v1/revisions/{nth}": a.revision,
-		"GET /api/v1/fleet":           a.fleet,
 	} {
 		mux.Handle(pattern, a.guarded(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			err := errNoFleet
@@ -313,17 +315,24 @@ func (a *Server) revision(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (a *Server) fleet(w http.ResponseWriter, r *http.Request) error {
+func (a *Server) fleet(w http.ResponseWriter, r *http.Request) {
+	if a.settings.Members == nil {
+		problem(w, errNoFleet)
+		return
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), reading)
 	defer cancel()
-	latest, err := a.settings.Fleet.Latest(ctx)
-	if err != nil {
-		return err
+	var out Fleet
+	var err error
+	if a.settings.Fleet != nil {
+		out.Latest, err = a.settings.Fleet.Latest(ctx)
 	}
-	nodes, err := a.settings.Fleet.Members(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		out.Nodes, err = a.settings.Members(ctx)
 	}
-	reply(w, http.StatusOK, Fleet{latest, nodes})
-	return nil
+	if err != nil {
+		problem(w, err)
+		return
+	}
+	reply(w, http.StatusOK, out)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/admin"
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/control/fleet"
+	"github.com/gatehouse-proxy/gatehouse/control/nodes"
 	"github.com/gatehouse-proxy/gatehouse/control/revision"
 	"github.com/gatehouse-proxy/gatehouse/control/store/local"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
@@ -65,7 +66,7 @@ func api(t *testing.T, p *fleet.Publisher) func(method, path, ifMatch, body stri
 	dir := t.TempDir()
 	a, err := admin.New(admin.Settings{
 		Address: "127.0.0.1:0", DataDir: dir, Metrics: http.NotFoundHandler(),
-		Ready: func() error { return nil }, Detail: func() any { return nil }, Fleet: p,
+		Ready: func() error { return nil }, Detail: func() any { return nil }, Fleet: p, Members: members(p),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -181,4 +182,12 @@ func TestANodeWhoseConfigIsAFileHasNoRevisions(t *testing.T) {
 			t.Errorf("%s: %d %s", path, code, text)
 		}
 	}
+}
+
+// members are the publisher's, if there is one.
+func members(p *fleet.Publisher) func(context.Context) ([]nodes.Member, error) {
+	if p == nil {
+		return nil
+	}
+	return p.Members
 }

@@ -78,6 +78,9 @@ func printNodes(w io.Writer, nodes []fleet.Member, now time.Time) {
 	fmt.Fprintln(t, "NODE\tROLE\tZONE\tVERSION\tREVISION\tAGE\tLAST ERROR")
 	for _, n := range nodes {
 		number, age, trouble := "none", "-", "-"
+		if n.File {
+			number = "file"
+		}
 		if n.Revision > 0 {
 			number, age = fmt.Sprint(n.Revision), span(now.Sub(n.Since))
 		}

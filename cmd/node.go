@@ -13,6 +13,8 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/control"
 	"github.com/gatehouse-proxy/gatehouse/control/handover"
+	"github.com/gatehouse-proxy/gatehouse/control/limits"
+	"github.com/gatehouse-proxy/gatehouse/control/nodes"
 	"github.com/gatehouse-proxy/gatehouse/control/secrets"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 	"github.com/gatehouse-proxy/gatehouse/control/systemd"
@@ -45,8 +47,10 @@ type node struct {
 	secrets   *secrets.Shared // nil: nothing secret is shared with other nodes
 	fleet     *member         // nil: the config is a file
 	systemd   *systemd.Notifier
-	dir       string // where the process was started
-	change    change // to another process
+	dir       string           // where the process was started
+	change    change           // to another process
+	announcer *nodes.Announcer // nil: there is nobody to tell, or fleet does
+	limits    *limits.Limits
 }
 
 // nodeSettings are what newNode builds a node from.
@@ -92,6 +96,9 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	if err := n.openFleet(ctx, &s); err != nil {
 		return err
 	}
+	if err := n.announce(ctx, c); err != nil {
+		return err
+	}
 	n.events = newEventLog(n.metrics.Registerer(), n.log)
 	if err := n.openSecrets(c); err != nil {
 		return err
@@ -105,7 +112,7 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 		Sockets: s.sockets, HoldDatagrams: s.predecessor != nil,
 	})
 	n.compiler, err = compile.New(compile.Settings{
-		Plugins: append(builtin(waf.NewPool(), n.events), s.plugins...),
+		Plugins: append(builtin(waf.NewPool(), n.events, n.openLimits(ctx, c)), s.plugins...),
 		Log:     n.log, Metrics: n.metrics, Zone: c.Zone, Node: c.Name, ACME: authorities, Tickets: n.tickets(),
 	})
 	if err != nil {
@@ -197,6 +204,9 @@ func (n *node) openAdmin(ctx context.Context, set nodeSettings) (err error) {
 	if n.fleet != nil {
 		s.Fleet = n.fleet.publisher
 	}
+	if n.fleet != nil || n.announcer != nil {
+		s.Members = n.members
+	}
 	n.admin, err = admin.New(s)
 	if err != nil {
 		return err
@@ -240,6 +250,12 @@ func (n *node) close(ctx context.Context) error {
 	}
 	if n.secrets != nil {
 		n.secrets.Close()
+	}
+	if n.limits != nil {
+		n.limits.Close()
+	}
+	if n.announcer != nil {
+		n.announcer.Close()
 	}
 	if n.admin != nil {
 		errs = append(errs, n.admin.Close())

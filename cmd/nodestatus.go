@@ -21,6 +21,9 @@ type status struct {
 	Config  control.Status `json:"config"`
 	// Fleet is the revision that config is; absent where the config is a file.
 	Fleet *fleet.Status `json:"fleet,omitempty"`
+	// Announced says that the node shares a store with others, and tells them that
+	// it is there.
+	Announced bool `json:"announced,omitempty"`
 	// Nodes of the fleet; `gatehouse status` asks for them by themselves.
 	Nodes []fleet.Member `json:"nodes,omitempty"`
 	// Handover is absent where none has been tried.
@@ -60,6 +63,7 @@ func (n *node) status() status {
 	s := status{
 		Node: nodeName(n.config.Node), Zone: n.config.Node.Zone, Version: n.version, Config: n.loop.Status(), Fleet: n.fleetStatus(), Shared: n.sharedStatus(),
 		Handover:    n.handoverStatus(),
+		Announced:   n.fleet != nil || n.announcer != nil,
 		Connections: connectionStatus{open, idle, tunnels},
 	}
 	snap := n.gateway.Current()

@@ -18,14 +18,15 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/plugins/ipfilter"
 	"github.com/gatehouse-proxy/gatehouse/plugins/jwt"
 	"github.com/gatehouse-proxy/gatehouse/plugins/maintenance"
-	"github.com/gatehouse-proxy/gatehouse/plugins/ratelimit"
+	ratelimitplugin "github.com/gatehouse-proxy/gatehouse/plugins/ratelimit"
 	"github.com/gatehouse-proxy/gatehouse/plugins/requestid"
 	wafplugin "github.com/gatehouse-proxy/gatehouse/plugins/waf"
+	"github.com/gatehouse-proxy/gatehouse/ratelimit"
 	"github.com/gatehouse-proxy/gatehouse/waf"
 )
 
 // builtin is every plugin of the standard binary.
-func builtin(engines *waf.Pool, sink waf.Sink) []plugins.Factory {
+func builtin(engines *waf.Pool, sink waf.Sink, fleet ratelimit.Fleet) []plugins.Factory {
 	return []plugins.Factory{
 		requestid.Factory(),
 		headers.Factory(),
@@ -35,7 +36,7 @@ func builtin(engines *waf.Pool, sink waf.Sink) []plugins.Factory {
 		ipfilter.Factory(),
 		bodylimit.Factory(),
 		concurrencylimit.Factory(),
-		ratelimit.Factory(),
+		ratelimitplugin.Factory(fleet),
 		apikey.Factory().NeedsConsumers(),
 		basicauth.Factory().NeedsConsumers(),
 		jwt.Factory().NeedsConsumers(),
@@ -52,5 +53,5 @@ func builtin(engines *waf.Pool, sink waf.Sink) []plugins.Factory {
 // allPlugins is the standard plugins and those of a custom binary, for
 // commands that run no traffic.
 func allPlugins(extra []plugins.Factory) []plugins.Factory {
-	return append(builtin(waf.NewPool(), nil), extra...)
+	return append(builtin(waf.NewPool(), nil, nil), extra...)
 }

@@ -37,7 +37,7 @@ func (c *statusCommand) Run(env *environment) error {
 		return fmt.Errorf("%s answers something else than a node's status: %w", c.Server, err)
 	}
 	var unknown string // why the others are not known
-	if s.Fleet != nil {
+	if s.Announced {
 		var f admin.Fleet
 		if err := c.get("/api/v1/fleet", &f); err != nil {
 			unknown = err.Error()
@@ -45,7 +45,7 @@ func (c *statusCommand) Run(env *environment) error {
 		s.Nodes = f.Nodes
 	}
 	wrong := s.wrong(time.Now())
-	if unknown != "" && s.Fleet.Store.Up {
+	if unknown != "" && (s.Fleet == nil || s.Fleet.Store.Up) {
 		wrong = append(wrong, visible("fleet: the other nodes cannot be listed: "+unknown))
 	}
 	if c.Output == "json" {

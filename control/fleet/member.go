@@ -3,7 +3,6 @@ package fleet
 import (
 	"context"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/gatehouse-proxy/gatehouse/control/nodes"

@@ -130,7 +130,13 @@ func (l *leased) Take(key []byte, cost uint32, d *ratelimit.Decision) error {
 		return l.instead.take(key, cost, d)
 	}
 	s.mu.Lock()
-	e.describe(l.node.now(), want, a.Got >= want, d)
+	ok = a.Got >= want
+	if e.lapse(now); !ok && e.older.tokens+e.newer.tokens >= want {
+		// The last there was had been leased just before.
+		e.spend(want)
+		ok = true
+	}
+	e.describe(l.node.now(), want, ok, d)
 	s.mu.Unlock()
 	d.Source = ratelimit.Store
 	return nil

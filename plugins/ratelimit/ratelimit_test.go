@@ -3,6 +3,8 @@ package ratelimit
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,9 +13,9 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gatehouse-proxy/gatehouse/config/strict"
-	"github.com/gatehouse-proxy/gatehouse/gateway/attribute"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
@@ -153,20 +155,76 @@ func TestNoHeadersWhenSwitchedOff(t *testing.T) {
 	}
 }
 
-// broken is a store-backed limiter whose store is away.
-type broken struct{}
+// fleet makes limiters that answer as a test wants.
+type fleet struct {
+	ratelimit.Fleet
+	settings ratelimit.SharedSettings
+	decision ratelimit.Decision
+	err      error
+	cost     uint32
+}
 
-func (broken) Take([]byte, uint32, *ratelimit.Decision) error { return errors.New("store is away") }
+func (f *fleet) Limiter(s ratelimit.SharedSettings) (ratelimit.Limiter, error) {
+	f.settings = s
+	return f, nil
+}
 
-func TestALimiterThatCannotDecideRefuses(t *testing.T) {
-	c := config(t, "{limit: 1, per: 1s}")
-	key, err := attribute.NewKey(c.key())
+func (f *fleet) Take(_ []byte, cost uint32, d *ratelimit.Decision) error {
+	f.cost, *d = cost, f.decision
+	return f.err
+}
+
+func TestGlobalLimitsAreTheFleets(t *testing.T) {
+	f := &fleet{}
+	registry := prometheus.NewRegistry()
+	yaml := "{limit: 5, per: 1s, scope: global, mode: leased, on_store_failure: closed, name: plan, key: 'consumer, route', cost_from: {header: X-Cost}}"
+	p, err := Factory(f).New(config(t, yaml), plugins.Settings{Route: plugins.Route{Name: "r"}, Metrics: registry})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newPlugin(c, plugins.Settings{}, key, broken{}, price, c.windows())
-	if r := (ask{}).do(t, p.Handle); r.Status != 429 || r.Refusal.Detail != "store is away" {
-		t.Fatalf("%d %v", r.Status, r.Refusal)
+	want := ratelimit.SharedSettings{
+		Name: `"r" "plan" ["consumer" "route"] 64`, Windows: []ratelimit.Window{{Limit: 5, Per: time.Second, Burst: 5}},
+		Leased: true, OnFailure: ratelimit.RefuseAll, MaxKeys: 65536,
+	}
+	if !reflect.DeepEqual(f.settings, want) {
+		t.Errorf("got %+v", f.settings)
+	}
+	for _, c := range []struct {
+		d    ratelimit.Decision
+		err  error
+		want string
+		why  *reason.Reason
+	}{
+		{ratelimit.Decision{Allowed: true, Source: ratelimit.Store, Remaining: 3}, nil, `200 policy="plan";q=5;w=1 left="plan";r=3 retry=`, nil},
+		{ratelimit.Decision{Source: ratelimit.Lease, RetryAfter: time.Second, Next: time.Second}, nil, `429 policy="plan";q=5;w=1 left="plan";r=0;t=1 retry=1`, reason.RateLimited},
+		{ratelimit.Decision{Allowed: true, Source: ratelimit.Open}, nil, "200 policy= left= retry=", nil},
+		{ratelimit.Decision{Source: ratelimit.Closed}, nil, "503 policy= left= retry=", reason.LimitUnavailable},
+		{ratelimit.Decision{}, errors.New("broken"), "503 policy= left= retry=", reason.LimitUnavailable},
+	} {
+		f.decision, f.err = c.d, c.err
+		r := ask{head: "X-Cost: 3\r\n"}.do(t, p.Handle)
+		if got := headers(r); got != c.want || (r.Refusal == nil) != (c.why == nil) || c.why != nil && r.Refusal.Reason != c.why || f.cost != 3 {
+			t.Errorf("%+v: %s, %v, cost %d", c.d, got, r.Refusal, f.cost)
+		}
+	}
+	all, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := map[string]float64{}
+	for _, family := range all {
+		if family.GetName() == "gatehouse_rate_limit_decisions_total" {
+			for _, m := range family.GetMetric() {
+				for _, l := range m.GetLabel() {
+					if l.GetName() == "source" {
+						counted[l.GetValue()] = m.GetCounter().GetValue()
+					}
+				}
+			}
+		}
+	}
+	if want := map[string]float64{"local": 0, "store": 1, "lease": 1, "share": 0, "open": 1, "closed": 1}; !maps.Equal(counted, want) {
+		t.Errorf("counted %v", counted)
 	}
 }
 
@@ -177,20 +235,26 @@ func TestBadConfig(t *testing.T) {
 		"{limit: -1, per: 1s}":           "limit: must be at least 0, got -1",
 		"{limit: 5, per: 1}":             "per: must be a duration",
 		"{limit: 5, per: 1s, burst: -1}": "burst: must be at least 0",
-		"{limit: 5, per: 1s, windows: [{limit: 1, per: 1s}]}": "limit: cannot be given beside windows",
-		"{windows: [{per: 1s}]}":                              "windows[0].limit: ",
-		"{windows: [{limit: 1}]}":                             "windows[0].per: ",
-		"{limit: 5, per: 1s, key: ip}":                        "key: unknown attribute \"ip\"; known: client_ip",
-		"{limit: 5, per: 1s, key: 'client_ip,,route'}":        "key: unknown attribute \"\"",
-		"{limit: 5, per: 1s, cost: 6}":                        "cost: 6 can never be granted by a burst of 5",
-		"{limit: 5, per: 1s, cost: 0}":                        "cost: must be from 1",
-		"{limit: 5, per: 1s, name: 'a\"b'}":                   "name: must be printable ASCII",
-		"{limit: 5, per: 1s, name: ''}":                       "name: must not be empty",
-		"{limit: 5, per: 1s, ipv6_prefix: 129}":               "ipv6_prefix: must be from 1 to 128",
-		"{limit: 5, per: 1s, missing_key: allow}":             "missing_key: must be refuse, share or skip",
-		"{limit: 1, per: 7d, burst: 1000000}":                 "50 years",
-		"{limit: 9000000000, per: 1s}":                        "one unit a nanosecond",
-		"{limit: 5, per: 1s, rate: 3}":                        "rate: ",
+		"{limit: 5, per: 1s, windows: [{limit: 1, per: 1s}]}":  "limit: cannot be given beside windows",
+		"{windows: [{per: 1s}]}":                               "windows[0].limit: ",
+		"{windows: [{limit: 1}]}":                              "windows[0].per: ",
+		"{limit: 5, per: 1s, key: ip}":                         "key: unknown attribute \"ip\"; known: client_ip",
+		"{limit: 5, per: 1s, key: 'client_ip,,route'}":         "key: unknown attribute \"\"",
+		"{limit: 5, per: 1s, cost: 6}":                         "cost: 6 can never be granted by a burst of 5",
+		"{limit: 5, per: 1s, cost: 0}":                         "cost: must be from 1",
+		"{limit: 5, per: 1s, name: 'a\"b'}":                    "name: must be printable ASCII",
+		"{limit: 5, per: 1s, name: ''}":                        "name: must not be empty",
+		"{limit: 5, per: 1s, ipv6_prefix: 129}":                "ipv6_prefix: must be from 1 to 128",
+		"{limit: 5, per: 1s, missing_key: allow}":              "missing_key: must be refuse, share or skip",
+		"{limit: 1, per: 7d, burst: 1000000}":                  "50 years",
+		"{limit: 9000000000, per: 1s}":                         "one unit a nanosecond",
+		"{limit: 5, per: 1s, rate: 3}":                         "rate: ",
+		"{limit: 5, per: 1s, scope: fleet}":                    "scope: must be local or global",
+		"{limit: 5, per: 1s, mode: leased}":                    "mode: is only for scope: global",
+		"{limit: 5, per: 1s, on_store_failure: open}":          "on_store_failure: is only for scope: global",
+		"{limit: 5, per: 1s, cost: 2, cost_from: {header: X}}": "cost: cannot be given beside cost_from",
+		"{limit: 5, per: 1s, cost_from: {header: X, max: 6}}":  "cost_from.max: 6 can never be granted; at most 5 can",
+		"{limit: 5, per: 1s, cost_from: {expression: '('}}":    "cost_from.expression: column",
 	} {
 		if err := strict.Unmarshal([]byte(yaml), new(Config)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", yaml, err, want)
