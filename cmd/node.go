@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/admin"
@@ -114,6 +115,7 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	n.compiler, err = compile.New(compile.Settings{
 		Plugins: append(builtin(waf.NewPool(), n.events, n.openLimits(ctx, c)), s.plugins...),
 		Log:     n.log, Metrics: n.metrics, Zone: c.Zone, Node: c.Name, ACME: authorities, Tickets: n.tickets(),
+		DiscoveryDir: filepath.Join(c.DataDir, "discovery"), Version: s.version,
 	})
 	if err != nil {
 		return err

@@ -196,6 +196,39 @@ Wrong:
 	}
 }
 
+func TestStatusOfSources(t *testing.T) {
+	now := time.Now()
+	one := []upstream.EndpointStatus{{Address: "a:1", Usable: true}}
+	s := &status{Config: control.Status{Digest: "x", Loaded: now}, Upstreams: map[string]upstream.Status{
+		"disk":  {Endpoints: one, Source: &upstream.SourceStatus{Kind: "consul", Target: "users", Answered: now.Add(-3 * time.Hour), FromDisk: true, Error: "refused\nagain", Failures: 7, Endpoints: 1}},
+		"fine":  {Endpoints: one, Source: &upstream.SourceStatus{Kind: "dns", Target: "users:80", Answered: now.Add(-time.Minute), Endpoints: 1, Note: "one \x1b left out"}},
+		"fixed": {Endpoints: one},
+		"never": {Source: &upstream.SourceStatus{Kind: "file", Target: "users.yaml", Error: "no such file", Failures: 1}},
+		"old":   {Endpoints: one, Source: &upstream.SourceStatus{Kind: "kubernetes", Target: "shop/users", Answered: now.Add(-time.Hour), Error: "answered 500", Failures: 2, Endpoints: 1}},
+	}}
+	var out bytes.Buffer
+	s.printSources(&out, now)
+	const want = `
+UPSTREAM  FOUND BY               ENDPOINTS  CONFIRMED          FAILURES  LAST ERROR
+disk      consul users           1          from disk, 3h old  7         refused; again
+fine      dns users:80           1          60s ago            0         one ? left out
+never     file users.yaml        0          never              1         no such file
+old       kubernetes shop/users  1          60m ago            2         answered 500
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+	wrong := []string{
+		"upstream disk: the list of endpoints is from disk, 3h old: consul users: refused\n    again",
+		"upstream never: there is no list of endpoints: file users.yaml: no such file",
+		"upstream never: has no endpoints",
+		"upstream old: the list of endpoints is 60m old: kubernetes shop/users: answered 500",
+	}
+	if got := s.wrong(now); !slices.Equal(got, wrong) {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestStatusOfAHealthyNode(t *testing.T) {
 	now := time.Now()
 	s := &status{Config: control.Status{Digest: "x", Loaded: now}, Upstreams: map[string]upstream.Status{

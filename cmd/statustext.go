@@ -176,7 +176,7 @@ func (s *status) printSources(w io.Writer, now time.Time) {
 		if problem == "" {
 			problem = from.Note
 		}
-		fmt.Fprintf(t, "%s%s\t%s %s\t%d\t%s\t%d\t%s\n", head, name, from.Kind, visible(from.Target), from.Endpoints, confirmed(from, now), from.Failures, visible(problem))
+		fmt.Fprintf(t, "%s%s\t%s %s\t%d\t%s\t%d\t%s\n", head, name, from.Kind, visible(from.Target), from.Endpoints, confirmed(from, now), from.Failures, visible(strings.ReplaceAll(problem, "\n", "; ")))
 		head = ""
 	}
 	_ = t.Flush() // see printUpstreams

@@ -9,6 +9,14 @@ type Upstream struct {
 	Endpoints []Endpoint `yaml:"endpoints"`
 	// A DNS name that stands for the endpoints, resolved again and again.
 	DNS *DNS `yaml:"dns"`
+	// A file with a list of endpoints, which other programs write.
+	File *EndpointsFile `yaml:"file"`
+	// A service in the catalog of Consul.
+	Consul *Consul `yaml:"consul"`
+	// An application in a registry that speaks Eureka's REST API.
+	Eureka *Eureka `yaml:"eureka"`
+	// The EndpointSlices of a Kubernetes service.
+	Kubernetes *Kubernetes `yaml:"kubernetes"`
 	// A service of the mesh; its registered instances are the endpoints.
 	Mesh *Mesh `yaml:"mesh"`
 	// What the endpoints speak: HTTP/1.1; HTTP/2 over TLS (h2) or in clear text
@@ -32,45 +40,6 @@ type Upstream struct {
 	CircuitBreaker CircuitBreaker `yaml:"circuit_breaker"`
 	// Connections to endpoints.
 	Connection Connection `yaml:"connection"`
-}
-
-// DNS is a name that stands for endpoints, written as "NAME:PORT" or in full.
-type DNS struct {
-	// NAME:PORT; of SRV records their NAME alone.
-	Name string `yaml:"name" required:"true"`
-	// What to ask for: addresses (IPv4, or IPv6 if there are none), or SRV records
-	// with the ports, weights and priorities.
-	Type string `yaml:"type" enum:"a,srv" default:"a"`
-	// How often the name is resolved again where its records have no TTL, or one
-	// of 0; the system's resolver never tells it. With server it is done when the
-	// TTL is over.
-	Refresh unit.Duration `yaml:"refresh" default:"30s" min:"1s"`
-	// A shorter TTL counts as this one.
-	MinTTL unit.Duration `yaml:"min_ttl" default:"5s" min:"1s"`
-	// A longer TTL counts as this one.
-	MaxTTL unit.Duration `yaml:"max_ttl" default:"1h" min:"1s"`
-	// A DNS server HOST:PORT instead of the system's.
-	Server string `yaml:"server"`
-}
-
-// UnmarshalText reads the short form.
-func (d *DNS) UnmarshalText(text []byte) error {
-	d.Name = string(text)
-	return nil
-}
-
-// Mesh is a service of the mesh, written as its name or in full.
-type Mesh struct {
-	// The service's name.
-	Service string `yaml:"service" required:"true"`
-	// Believe that there is no instance at all, instead of keeping the last ones.
-	AllowEmpty bool `yaml:"allow_empty" default:"false"`
-}
-
-// UnmarshalText reads the short form.
-func (m *Mesh) UnmarshalText(text []byte) error {
-	m.Service = string(text)
-	return nil
 }
 
 // Endpoint is written as "HOST:PORT" or in full.

@@ -9,17 +9,7 @@ import (
 func (v *validator) upstream(name string, u Upstream, p *problem.List) {
 	p.Check(isName(name), "", "an upstream's name %s", nameRule)
 	u.sources(p)
-	seen := make(map[string]int, len(u.Endpoints))
-	for i, e := range u.Endpoints {
-		key := index("endpoints", i)
-		checkPeerAddress(p, problem.Join(key, "address"), e.Address)
-		if first, twice := seen[e.Address]; twice {
-			p.Add(problem.Join(key, "address"), "%q is already endpoints[%d]; give one of them more weight instead", e.Address, first)
-		} else {
-			seen[e.Address] = i
-		}
-		p.Check(e.Zone == "" || isName(e.Zone), problem.Join(key, "zone"), "%s, got %q", nameRule, e.Zone)
-	}
+	checkEndpoints("endpoints", u.Endpoints, p)
 	p.Check(u.TLS == nil || u.Protocol != "h2c", "tls", "is not used by h2c, which is HTTP/2 in clear text")
 	p.Check(u.TLS != nil || u.Protocol != "h2", "protocol", "h2 is spoken over TLS and needs tls: {}; HTTP/2 in clear text is h2c")
 	p.Check(u.TLS != nil || u.Protocol != "auto", "protocol", "auto is what endpoints choose over TLS and needs tls: {}")

@@ -42,6 +42,11 @@ type Settings struct {
 	// Tickets makes what session tickets are encrypted with, from what the nodes
 	// of a fleet share; nil: each listener has its own.
 	Tickets func(rotate time.Duration) TicketKeys
+	// DiscoveryDir is where the last endpoints that sources found are kept; empty:
+	// nowhere.
+	DiscoveryDir string
+	// Version of the program, for servers that are asked.
+	Version string
 }
 
 // TicketKeys are a unit: they begin to change when it starts.

@@ -128,19 +128,24 @@ func serviceDomain(name string) string {
 
 // upstreamCertificate builds what is shown to the endpoints; nil: nothing is.
 func (b *build) upstreamCertificate(name string, t *config.UpstreamTLS) (c *tlsterm.Certificate, taken bool) {
-	if t.CertFile == "" {
+	return b.ownCertificate("upstreams."+name+".tls", t.CertFile, t.KeyFile)
+}
+
+// ownCertificate builds what is shown to servers; nil without a file. taken says
+// that it is the one of the config before.
+func (b *build) ownCertificate(path, certFile, keyFile string) (c *tlsterm.Certificate, taken bool) {
+	if certFile == "" {
 		return nil, true
 	}
-	path := "upstreams." + name + ".tls"
-	key, sum := certificateKey+path, digest(t.CertFile, t.KeyFile, b.src.Dir)
+	key, sum := certificateKey+path, digest(certFile, keyFile, b.src.Dir)
 	if u, same := b.units.Reuse(b.prev, key, sum); same {
 		return u.(*tlsterm.Certificate), true
 	}
 	c = tlsterm.NewCertificate(tlsterm.CertificateSettings{
-		Name: path, CertFile: b.file(t.CertFile), KeyFile: b.file(t.KeyFile),
+		Name: path, CertFile: b.file(certFile), KeyFile: b.file(keyFile),
 		Changes: &b.changes, Log: b.settings.Log,
 	})
-	b.loaded(path+".cert_file", c.Load(), "a certificate cannot be used; endpoints that ask for it will refuse us until it can")
+	b.loaded(path+".cert_file", c.Load(), "a certificate cannot be used; servers that ask for it will refuse us until it can")
 	b.units.Add(key, sum, c)
 	return c, false
 }

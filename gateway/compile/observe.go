@@ -129,6 +129,7 @@ func (c *Compiler) Live(r *Result) {
 		}
 		return true
 	})
+	c.pruneKept(r.Snapshot.Units)
 	c.watchCertificates(r.Snapshot.Units)
 	r.Snapshot.Units.Each(func(_ string, u snapshot.Unit) {
 		if l, ok := u.(interface{ Live() }); ok {

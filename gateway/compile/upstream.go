@@ -19,7 +19,7 @@ func (b *build) upstreams() {
 		c := b.cfg.Upstreams[name]
 		key := upstreamKey + name
 		b.paths[key] = "upstreams." + name
-		sum := digest(c, b.settings.Zone, b.dirOf(c.TLS))
+		sum := digest(c, b.settings.Zone, b.dirOf(c.TLS), b.sourceDir(c))
 		b.upstreamDigests[name] = sum
 		d, taken, err := b.dialer(name, c)
 		if err != nil {
@@ -27,14 +27,15 @@ func (b *build) upstreams() {
 			continue
 		}
 		b.dialers[name] = d
-		if taken {
+		trust, same := b.sourceTrust(name, c)
+		if taken && same {
 			if _, same := b.units.Reuse(b.prev, key, sum); same {
 				continue
 			}
 		}
 		before, _ := b.prev.Lookup(key).(*upstream.Upstream)
 		s := b.upstreamSettings(name, c, d)
-		if s.Source, s.AllowEmpty, err = b.source(c); err != nil {
+		if s.Source, s.AllowEmpty, err = b.source(name, c, trust); err != nil {
 			b.fail(key, err)
 			continue
 		}

@@ -89,6 +89,9 @@ func build(s Settings, prev *Upstream, random func() uint64) (*Upstream, error) 
 // Name is the upstream's name.
 func (u *Upstream) Name() string { return u.settings.Name }
 
+// Source finds the upstream's endpoints; nil: they are given.
+func (u *Upstream) Source() Source { return u.settings.Source }
+
 // Breaker has the upstream's limits and what counts against them.
 func (u *Upstream) Breaker() *Breaker { return u.breaker }
 
