@@ -180,6 +180,14 @@ func rehearse(c *config.Config, src *config.Source) error {
 	return nil
 }
 
+// environment is what documents take for granted.
+func environment(name string) (string, bool) {
+	if name == "GATEHOUSE_SECRET" {
+		return "0123456789abcdef0123456789abcdef", true
+	}
+	return "", false
+}
+
 func TestYAMLInDocumentsIsAValidConfig(t *testing.T) {
 	dir := t.TempDir()
 	furnish(t, dir)
@@ -190,7 +198,7 @@ func TestYAMLInDocumentsIsAValidConfig(t *testing.T) {
 	for _, b := range all {
 		t.Run(b.name, func(t *testing.T) {
 			text := complete(t, b)
-			c, src, err := config.Parse(text, b.name, cmd.Kinds(), config.Options{Dir: dir})
+			c, src, err := config.Parse(text, b.name, cmd.Kinds(), config.Options{Dir: dir, Env: environment})
 			if err != nil {
 				t.Fatalf("%v\nas completed:\n%s", err, text)
 			}
@@ -214,7 +222,7 @@ func TestExamplesAreValidConfigs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c, src, err := config.Parse(text, path, cmd.Kinds(), config.Options{Dir: dir})
+			c, src, err := config.Parse(text, path, cmd.Kinds(), config.Options{Dir: dir, Env: environment})
 			if err != nil {
 				t.Fatal(err)
 			}
