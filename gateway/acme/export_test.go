@@ -1,6 +1,7 @@
 package acme
 
 import (
+	"context"
 	"crypto/tls"
 	"net/http"
 	"time"
@@ -46,3 +47,27 @@ func Outcome(err error) (string, time.Duration) {
 	f := classify(err)
 	return f.kind, f.wait
 }
+
+// Issue puts a certificate on a node's disk as if it had been ordered with these
+// settings.
+func Issue(n *Node, s Settings, cert *tls.Certificate) error {
+	st, err := n.opened()
+	if err != nil {
+		return err
+	}
+	return st.putCertificate(context.Background(), s.Name, &stored{cert: cert, directory: s.Directory, hosts: s.wanted()})
+}
+
+// Entry is the name of a certificate among what nodes share, NoteEntry that of a
+// failure.
+func (s *Source) Entry() string     { return s.sharedEntry() }
+func (s *Source) NoteEntry() string { return s.sharedNoteEntry() }
+
+// Note is what a node tells the others of a failure.
+func (s *Source) Note(node string, at, next time.Time, asked bool) []byte {
+	n := note{failures: 1, at: at, next: next, asked: asked, node: node, text: "because"}
+	return n.encode(s.s.want())
+}
+
+// Renew does what the worker does when it is time to.
+func (s *Source) Renew(ctx context.Context) error { return s.renew(ctx) }
