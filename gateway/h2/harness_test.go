@@ -240,3 +240,48 @@ func background(t testing.TB, d time.Duration) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+// quick are settings for tests that expect no refusal.
+func quick(h handler) h2.Settings { return settings(h, new(refusals)) }
+
+// web is net/http's client of a test's server.
+type web struct {
+	t    testing.TB
+	base string
+	rt   *http.Transport
+}
+
+func serve(t testing.TB, s h2.Settings) (*web, *h2.Server) {
+	t.Helper()
+	addr, srv := start(t, s)
+	return &web{t, "http://" + addr, client(t).Transport.(*http.Transport)}, srv
+}
+
+func (c *web) request(method, path string, body io.Reader) *http.Request {
+	c.t.Helper()
+	r, err := http.NewRequestWithContext(background(c.t, 30*time.Second), method, c.base+path, body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return r
+}
+
+// do sends r and reads the whole reply.
+func (c *web) do(r *http.Request) (*http.Response, string, error) {
+	resp, err := c.rt.RoundTrip(r)
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return resp, string(b), err
+}
+
+func (c *web) get(path string) (*http.Response, string) {
+	c.t.Helper()
+	resp, body, err := c.do(c.request("GET", path, nil))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return resp, body
+}

@@ -203,6 +203,7 @@ func TestRapidResetEndsTheConnection(t *testing.T) {
 }
 
 func TestResetsOfSlowRequestsEndTheConnectionToo(t *testing.T) {
+	t.Parallel()
 	var r refusals
 	addr, srv := start(t, settings(func(ctx *fasthttp.RequestCtx, f exchange.Front) {
 		gone := make(chan struct{})
@@ -331,6 +332,7 @@ func TestAWindowOfNothing(t *testing.T) {
 }
 
 func TestAWindowOfNothingForSmallReplies(t *testing.T) {
+	t.Parallel()
 	var r refusals
 	s := settings(ok, &r)
 	s.WriteTimeout = 300 * time.Millisecond
@@ -343,6 +345,7 @@ func TestAWindowOfNothingForSmallReplies(t *testing.T) {
 }
 
 func TestABodyThatStalls(t *testing.T) {
+	t.Parallel()
 	var r refusals
 	got := make(chan error, 1)
 	s := settings(func(ctx *fasthttp.RequestCtx, _ exchange.Front) {

@@ -46,6 +46,7 @@ func TestConnectionsAreCounted(t *testing.T) {
 }
 
 func TestShutdownLetsStreamsFinish(t *testing.T) {
+	t.Parallel()
 	var r refusals
 	release := make(chan struct{})
 	addr, srv := start(t, settings(func(ctx *fasthttp.RequestCtx, _ exchange.Front) {
@@ -79,6 +80,7 @@ func TestShutdownLetsStreamsFinish(t *testing.T) {
 }
 
 func TestShutdownEndsWithItsContextAndCloseCuts(t *testing.T) {
+	t.Parallel()
 	var r refusals
 	gone := make(chan struct{})
 	addr, srv := start(t, settings(func(_ *fasthttp.RequestCtx, f exchange.Front) {
@@ -103,6 +105,7 @@ func TestShutdownEndsWithItsContextAndCloseCuts(t *testing.T) {
 }
 
 func TestAnIdleConnectionEnds(t *testing.T) {
+	t.Parallel()
 	var r refusals
 	s := settings(ok, &r)
 	s.IdleTimeout = 200 * time.Millisecond
@@ -119,6 +122,7 @@ func TestAnIdleConnectionEnds(t *testing.T) {
 }
 
 func TestAHeadThatDoesNotEnd(t *testing.T) {
+	t.Parallel()
 	var r refusals
 	s := settings(ok, &r)
 	s.IdleTimeout = 200 * time.Millisecond
