@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +23,9 @@ type endpoint struct {
 	mu   sync.Mutex
 	text bytes.Buffer
 	enc  *hpack.Encoder
+	// grown is by how much windows have been made larger: the connection's, and all
+	// streams'.
+	grown [2]atomic.Int64
 }
 
 // event is a frame from the client that a test may care about.
@@ -30,6 +34,7 @@ type event struct {
 	stream uint32
 	code   frames.ErrCode
 	end    bool
+	size   int // of a body's piece
 	fields map[string]string
 }
 
@@ -106,10 +111,13 @@ func (e *endpoint) read(in chan<- event, settings []frames.Setting) {
 				v.fields[h.Name] = h.Value
 			}
 		case *frames.DataFrame:
-			v.end = f.StreamEnded()
+			v.end, v.size = f.StreamEnded(), len(f.Data())
 		case *frames.RSTStreamFrame:
 			v.code = f.ErrCode
+		case *frames.GoAwayFrame:
+			v.code = f.ErrCode
 		case *frames.WindowUpdateFrame:
+			e.grown[min(v.stream, 1)].Add(int64(f.Increment))
 			continue
 		case *frames.PingFrame:
 			if !f.IsAck() {

@@ -252,7 +252,7 @@ func TestWhoDoesNotSpeakHTTP2IsNotAsked(t *testing.T) {
 	}
 }
 
-// The texts by which net/http's errors are told apart are those it has.
+// A GOAWAY that spares no stream is told from other ends.
 func TestFaults(t *testing.T) {
 	addr := endpoints(t, each(func(e *endpoint, v event) { e.goAway(v.stream-1, 0) }))
 	p := newPool(t, http2.Settings{}, addr)

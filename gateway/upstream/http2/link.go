@@ -229,11 +229,10 @@ func (l *link) settle(ctx context.Context) error {
 
 // stranger says why a connection ended before SETTINGS.
 func (l *link) stranger(err error) error {
-	var broken *frames.Error
 	switch {
 	case bytes.HasPrefix(l.in.r.Peek(), []byte("HTTP/1.")):
 		return errNotHTTP2
-	case errors.As(err, &broken):
+	case brokenBy(err) != nil:
 		return errNotFrames
 	}
 	return errEnded

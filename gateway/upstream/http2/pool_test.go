@@ -1,6 +1,7 @@
 package http2_test
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"sync"
@@ -284,5 +285,24 @@ func TestStorm(t *testing.T) {
 	if !eventually(func() bool { return b.Connections() == 0 }) {
 		open, _, _ := p.Counts()
 		t.Errorf("%d connections are counted, %d open", b.Connections(), open)
+	}
+}
+
+// An endpoint that ends every connection at once is not dialed for ever.
+func TestEndpointThatTakesNobodyIsNoEndpoint(t *testing.T) {
+	var dials atomic.Int32
+	addr := endpoints(t, func(e *endpoint, _ <-chan event) {
+		dials.Add(1)
+		e.goAway(0, 0)
+		e.nc.Close()
+	})
+	p := newPool(t, http2.Settings{}, addr)
+	for range 20 {
+		if r := do(p, &transport.Call{Head: head("GET /"), Deadline: time.Now().Add(20 * time.Second)}); r.err == nil || errors.Is(r.err, reason.UpstreamTimeout) {
+			t.Errorf("%+v", r)
+		}
+	}
+	if n := dials.Load(); n > 20 {
+		t.Errorf("%d connections for 20 requests", n)
 	}
 }

@@ -32,23 +32,13 @@ func (in *input) start(l *link) {
 // run reads the connection until it ends.
 func (in *input) run() {
 	l := in.link
-	err := error(nil)
+	var err error
 	for err == nil {
-		var f frames.Frame
-		f, err = in.r.Next()
-		if err == nil {
-			err = in.frame(&f)
-		}
-		var broken *frames.Error
-		if errors.As(err, &broken) && broken.Stream != 0 {
-			in.broken(broken)
-			err = nil
-		}
+		err = in.next()
 	}
 	code := frames.NoError
 	fail := &fault{reason: reason.UpstreamReset, cause: err, connection: true}
-	var broken *frames.Error
-	if errors.As(err, &broken) {
+	if broken := brokenBy(err); broken != nil {
 		code = broken.Code
 		fail.cause = errors.New("the endpoint broke the rules of HTTP/2: " + err.Error())
 		if code != frames.FrameSizeError { // what is none of HTTP/2 at all
@@ -63,6 +53,27 @@ func (in *input) run() {
 	in.r.Release()
 }
 
+// next reads and deals with one frame. An error ends the connection.
+func (in *input) next() error {
+	f, err := in.r.Next()
+	if err == nil {
+		err = in.frame(f)
+	}
+	if err != nil {
+		if broken := brokenBy(err); broken != nil && broken.Stream != 0 {
+			in.broken(broken)
+			return nil
+		}
+	}
+	return err
+}
+
+// brokenBy is err as the rule that has been broken; nil if it is none.
+func brokenBy(err error) (broken *frames.Error) {
+	errors.As(err, &broken)
+	return broken
+}
+
 // ring wakes all who wait for what has come.
 func (in *input) ring() {
 	for i, bell := range in.bells {
@@ -73,13 +84,13 @@ func (in *input) ring() {
 }
 
 // frame deals with one frame.
-func (in *input) frame(f *frames.Frame) error {
+func (in *input) frame(f frames.Frame) error {
 	if !in.begun {
 		if f.Type != frames.Settings || f.Acknowledges() {
 			return frames.Break(frames.ProtocolError, "the first frame is not SETTINGS")
 		}
 		in.begun = true
-		err := in.settings(f)
+		err := in.settings(&f)
 		if err == nil {
 			close(in.link.settled)
 		}
@@ -87,19 +98,19 @@ func (in *input) frame(f *frames.Frame) error {
 	}
 	switch f.Type {
 	case frames.Data:
-		return in.data(f)
+		return in.data(&f)
 	case frames.Headers:
 		if err := in.known(f.Stream); err != nil {
 			return err
 		}
 		in.block.begin(f.Stream, f.Ended())
-		return in.fragment(f)
+		return in.fragment(&f)
 	case frames.Continuation:
-		return in.fragment(f)
+		return in.fragment(&f)
 	case frames.Reset:
-		return in.reset(f)
+		return in.reset(&f)
 	case frames.Settings:
-		return in.settings(f)
+		return in.settings(&f)
 	case frames.PushPromise:
 		return frames.Break(frames.ProtocolError, "a push, which was not allowed")
 	case frames.Ping:
@@ -110,7 +121,7 @@ func (in *input) frame(f *frames.Frame) error {
 	case frames.GoAway:
 		in.link.leaving(f.Uint32(), f.GoAwayCode())
 	case frames.WindowUpdate:
-		return in.windowUpdate(f)
+		return in.windowUpdate(&f)
 	}
 	return nil
 }

@@ -77,8 +77,11 @@ func (p *Pool) connecting() *dial {
 	p.manager.wg.Go(func() {
 		l, err := p.connect()
 		p.mu.Lock()
+		if err == nil && l.over() { // or whoever waits would have it dialed for ever
+			err = errOverAlready
+		}
 		p.dial, d.err = nil, err
-		if l != nil && !l.over() {
+		if err == nil {
 			p.links = append(p.links, l)
 		}
 		p.mu.Unlock()
@@ -87,6 +90,8 @@ func (p *Pool) connecting() *dial {
 	})
 	return d
 }
+
+var errOverAlready = errors.New("the endpoint ended the connection as soon as it was made")
 
 var errNoStreams = errors.New("the endpoint takes no requests: its SETTINGS allow no streams")
 
