@@ -60,7 +60,7 @@ var layers = [][]string{
 	{"gateway/attribute"},
 	{"gateway/exchange", "gateway/route", "gateway/target"},
 	{"gateway/wire", "gateway/proxyproto", "gateway/splice"},
-	{"gateway/reason", "gateway/batch", "gateway/h2/frames", "gateway/clientaddr", "gateway/filewatch", "gateway/seal", "gateway/socket", "ratelimit", "telemetry", "config"},
+	{"gateway/reason", "gateway/h2/frames", "gateway/clientaddr", "gateway/filewatch", "gateway/seal", "gateway/socket", "ratelimit", "telemetry", "config"},
 	{"gateway/grpc"},
 }
 
