@@ -133,6 +133,12 @@ type Lease struct {
 	Expires time.Time `json:"expires"`
 }
 
+// Renewal is one lease to renew.
+type Renewal struct {
+	ID  string
+	TTL time.Duration
+}
+
 // Change is what became of a lease.
 type Change struct {
 	// Removed says that the lease has gone; Lease then has only its ID.
@@ -148,9 +154,18 @@ type Position string
 type Leases interface {
 	// Register makes or replaces a lease that ends after ttl.
 	Register(ctx context.Context, id string, data []byte, ttl time.Duration) error
+	// Replace is Register for whoever has read the lease: it is ErrConflict if its
+	// data is not old; nil as old means that there must be none. ttl 0 leaves the
+	// time as it is when a lease ends.
+	Replace(ctx context.Context, id string, old, data []byte, ttl time.Duration) error
+	// Lease returns one, or ErrNotFound.
+	Lease(ctx context.Context, id string) (*Lease, error)
 	// Renew gives a lease another ttl, or is ErrNotFound: register again. It is
 	// no change.
 	Renew(ctx context.Context, id string, ttl time.Duration) error
+	// RenewAll renews many in few round trips. missing are the IDs of those that
+	// Renew would not have found.
+	RenewAll(ctx context.Context, list []Renewal) (missing []string, err error)
 	// Cancel ends a lease if it is there.
 	Cancel(ctx context.Context, id string) error
 	// Snapshot returns every lease and the position its changes follow.
@@ -158,9 +173,10 @@ type Leases interface {
 	// Changes returns what has changed since a position, and the next position.
 	// It is ErrGap if that is too long ago.
 	Changes(ctx context.Context, since Position) ([]Change, Position, error)
-	// Expire removes up to limit leases whose time is over and returns how many
-	// had to go, removed or not. Nothing expires unless it is called.
-	Expire(ctx context.Context, limit int) (overdue int, err error)
+	// Expire removes up to limit leases whose time is over. It returns how many
+	// had to go, removed or not, and how many leases there were in all. Nothing
+	// expires unless it is called.
+	Expire(ctx context.Context, limit int) (overdue, all int, err error)
 }
 
 // Bucket is one window of a limit, as a bucket of the generic cell rate

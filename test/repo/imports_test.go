@@ -49,6 +49,7 @@ func packages(t *testing.T) []pkg {
 var layers = [][]string{
 	{"cmd", "bench", "docs", "test"},
 	{"admin"},
+	{"mesh"},
 	{"control"},
 	{"gateway/compile"},
 	{"gateway"}, // the package itself, not what is below it

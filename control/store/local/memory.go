@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,10 +23,13 @@ type leases struct {
 	byID    map[string]*store.Lease
 	changes []store.Change // the last ones
 	next    uint64         // the position after the last one
+	epoch   string         // tells the positions of this life from those of another
 	changed func()
 }
 
-func (l *leases) init(changed func()) { l.byID, l.changed = map[string]*store.Lease{}, changed }
+func (l *leases) init(changed func()) {
+	l.byID, l.changed, l.epoch = map[string]*store.Lease{}, changed, rand.Text()
+}
 
 // note takes a change down. l.mu is held.
 func (l *leases) note(c store.Change) {
@@ -38,12 +43,46 @@ func (l *leases) note(c store.Change) {
 // Register implements store.Leases.
 func (l *leases) Register(_ context.Context, id string, data []byte, ttl time.Duration) error {
 	l.mu.Lock()
-	lease := &store.Lease{ID: id, Data: bytes.Clone(data), Expires: time.Now().Add(ttl)}
-	l.byID[id] = lease
-	l.note(store.Change{Lease: *lease})
+	l.put(id, data, time.Now().Add(ttl))
 	l.mu.Unlock()
 	l.changed()
 	return nil
+}
+
+// put makes or replaces a lease. l.mu is held.
+func (l *leases) put(id string, data []byte, end time.Time) {
+	lease := &store.Lease{ID: id, Data: bytes.Clone(data), Expires: end}
+	l.byID[id] = lease
+	l.note(store.Change{Lease: *lease})
+}
+
+// Replace implements store.Leases.
+func (l *leases) Replace(_ context.Context, id string, old, data []byte, ttl time.Duration) error {
+	l.mu.Lock()
+	now, end := l.byID[id], time.Now().Add(ttl)
+	if (now == nil) != (old == nil) || now != nil && !bytes.Equal(now.Data, old) {
+		l.mu.Unlock()
+		return store.ErrConflict
+	}
+	if ttl == 0 && now != nil {
+		end = now.Expires
+	}
+	l.put(id, data, end)
+	l.mu.Unlock()
+	l.changed()
+	return nil
+}
+
+// Lease implements store.Leases.
+func (l *leases) Lease(_ context.Context, id string) (*store.Lease, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lease := l.byID[id]
+	if lease == nil {
+		return nil, store.ErrNotFound
+	}
+	out := *lease
+	return &out, nil
 }
 
 // Renew implements store.Leases.
@@ -58,6 +97,16 @@ func (l *leases) Renew(_ context.Context, id string, ttl time.Duration) error {
 	again.Expires = time.Now().Add(ttl)
 	l.byID[id] = &again
 	return nil
+}
+
+// RenewAll implements store.Leases.
+func (l *leases) RenewAll(ctx context.Context, list []store.Renewal) (missing []string, err error) {
+	for _, r := range list {
+		if l.Renew(ctx, r.ID, r.TTL) != nil {
+			missing = append(missing, r.ID)
+		}
+	}
+	return missing, nil
 }
 
 // Cancel implements store.Leases.
@@ -80,7 +129,10 @@ func (l *leases) remove(id string) bool {
 	return true
 }
 
-func position(n uint64) store.Position { return store.Position(strconv.FormatUint(n, 10)) }
+// position is the one after all changes so far. l.mu is held.
+func (l *leases) position() store.Position {
+	return store.Position(l.epoch + "." + strconv.FormatUint(l.next, 10))
+}
 
 // Snapshot implements store.Leases.
 func (l *leases) Snapshot(context.Context) ([]store.Lease, store.Position, error) {
@@ -91,25 +143,27 @@ func (l *leases) Snapshot(context.Context) ([]store.Lease, store.Position, error
 		list = append(list, *lease)
 	}
 	slices.SortFunc(list, func(a, b store.Lease) int { return cmp.Compare(a.ID, b.ID) })
-	return list, position(l.next), nil
+	return list, l.position(), nil
 }
 
 // Changes implements store.Leases.
 func (l *leases) Changes(_ context.Context, since store.Position) ([]store.Change, store.Position, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	from, err := strconv.ParseUint(string(since), 10, 64)
+	epoch, text, _ := strings.Cut(string(since), ".")
+	from, err := strconv.ParseUint(text, 10, 64)
 	first := l.next - uint64(len(l.changes))
-	if err != nil || from < first || from > l.next {
+	if err != nil || epoch != l.epoch || from < first || from > l.next {
 		return nil, "", store.ErrGap
 	}
-	return slices.Clone(l.changes[from-first:]), position(l.next), nil
+	return slices.Clone(l.changes[from-first:]), l.position(), nil
 }
 
 // Expire implements store.Leases.
-func (l *leases) Expire(_ context.Context, limit int) (overdue int, err error) {
+func (l *leases) Expire(_ context.Context, limit int) (overdue, all int, err error) {
 	now := time.Now()
 	l.mu.Lock()
+	all = len(l.byID)
 	var ids []string
 	for id, lease := range l.byID {
 		if !lease.Expires.After(now) {
@@ -123,5 +177,5 @@ func (l *leases) Expire(_ context.Context, limit int) (overdue int, err error) {
 	if min(limit, len(ids)) > 0 {
 		l.changed()
 	}
-	return len(ids), nil
+	return len(ids), all, nil
 }

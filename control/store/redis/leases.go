@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,7 +18,8 @@ import (
 
 // The registry is a hash of data by ID, a sorted set of IDs by the time they
 // end, and a stream of changes whose entries are numbered from 1. An epoch tells
-// the numbers of one life of the registry from those of the next.
+// the numbers of one life of the registry from those of the next, and a mark in
+// each entry tells it from one of the same number that a failover has lost.
 
 func (s *Store) leaseKeys() []string {
 	return []string{s.key("leases", "data"), s.key("leases", "ends"), s.key("leases", "changes"), s.key("leases", "epoch")}
@@ -33,7 +35,7 @@ local function note(op, id)
   local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
   local n = 0
   if last then n = tonumber(string.match(last[1], '^%d+')) end
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ` + strconv.Itoa(maxChanges) + `, string.format('%.0f-0', n + 1), op, id)
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ` + strconv.Itoa(maxChanges) + `, string.format('%.0f-0', n + 1), op, id, 'mark', ARGV[2])
 end
 local function ms() local t = redis.call('TIME'); return t[1] * 1000 + math.floor(t[2] / 1000) end
 `
@@ -48,11 +50,24 @@ redis.call('ZADD', KEYS[2], ms() + ARGV[5], ARGV[3])
 note('+', ARGV[3])
 redis.call('PUBLISH', ARGV[1], 'leases')
 return 1`)
-	// renew: ID, ttl in ms.
-	renew = newScript(note + `
-if redis.call('HEXISTS', KEYS[1], ARGV[3]) == 0 then return 0 end
-redis.call('ZADD', KEYS[2], ms() + ARGV[4], ARGV[3])
+	// replace: ID, data, ttl in ms, mode (none, same), old data.
+	replace = newScript(note + `
+local now = redis.call('HGET', KEYS[1], ARGV[3])
+if ARGV[6] == 'none' and now then return 0 end
+if ARGV[6] == 'same' and now ~= ARGV[7] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
+if ARGV[5] ~= '0' or not redis.call('ZSCORE', KEYS[2], ARGV[3]) then redis.call('ZADD', KEYS[2], ms() + ARGV[5], ARGV[3]) end
+note('+', ARGV[3])
+redis.call('PUBLISH', ARGV[1], 'leases')
 return 1`)
+	// renew: IDs and ttls in ms, in turns. It returns those that are not there.
+	renew = newScript(note + `
+local now, missing = ms(), {}
+for i = 3, #ARGV, 2 do
+  if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 1 then redis.call('ZADD', KEYS[2], now + ARGV[i + 1], ARGV[i])
+  else missing[#missing + 1] = ARGV[i] end
+end
+return missing`)
 	// cancel: ID.
 	cancel = newScript(note + `
 redis.call('ZREM', KEYS[2], ARGV[3])
@@ -62,7 +77,7 @@ redis.call('PUBLISH', ARGV[1], 'leases')
 return 1`)
 	// expire: limit.
 	expire = newScript(note + `
-local now = ms()
+local now, all = ms(), redis.call('HLEN', KEYS[1])
 local overdue = redis.call('ZCOUNT', KEYS[2], '-inf', now)
 local gone = redis.call('ZRANGE', KEYS[2], '-inf', now, 'BYSCORE', 'LIMIT', 0, ARGV[3])
 for _, id in ipairs(gone) do
@@ -70,11 +85,15 @@ for _, id in ipairs(gone) do
   if redis.call('HDEL', KEYS[1], id) == 1 then note('-', id) end
 end
 if #gone > 0 then redis.call('PUBLISH', ARGV[1], 'leases') end
-return overdue`)
+return {overdue, all}`)
 )
 
+func (s *Store) leaseScript(ctx context.Context, x script, args ...any) *redis.Cmd {
+	return x.run(ctx, s.client, s.leaseKeys(), append([]any{s.channel, rand.Text()}, args...)...)
+}
+
 func (s *Store) lease(ctx context.Context, x script, doing string, args ...any) (int, error) {
-	n, err := x.run(ctx, s.client, s.leaseKeys(), append([]any{s.channel, rand.Text()}, args...)...).Int()
+	n, err := s.leaseScript(ctx, x, args...).Int()
 	return n, s.fail(doing, err)
 }
 
@@ -86,13 +105,61 @@ func (s *Store) Register(ctx context.Context, id string, data []byte, ttl time.D
 	return err
 }
 
+// Replace implements store.Leases.
+func (s *Store) Replace(ctx context.Context, id string, old, data []byte, ttl time.Duration) error {
+	mode := "same"
+	if old == nil {
+		mode = "none"
+	}
+	n, err := s.lease(ctx, replace, "replace "+id, id, data, milliseconds(ttl), mode, old)
+	if err == nil && n == 0 {
+		return store.ErrConflict
+	}
+	return err
+}
+
+// Lease implements store.Leases.
+func (s *Store) Lease(ctx context.Context, id string) (*store.Lease, error) {
+	keys := s.leaseKeys()
+	var data *redis.StringCmd
+	var end *redis.FloatCmd
+	_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		data, end = p.HGet(ctx, keys[0], id), p.ZScore(ctx, keys[1], id)
+		return nil
+	})
+	if err != nil {
+		return nil, s.fail("read lease "+id, err)
+	}
+	return &store.Lease{ID: id, Data: []byte(data.Val()), Expires: time.UnixMilli(int64(end.Val()))}, nil
+}
+
 // Renew implements store.Leases.
 func (s *Store) Renew(ctx context.Context, id string, ttl time.Duration) error {
-	n, err := s.lease(ctx, renew, "renew "+id, id, milliseconds(ttl))
-	if err == nil && n == 0 {
+	missing, err := s.RenewAll(ctx, []store.Renewal{{ID: id, TTL: ttl}})
+	if err == nil && len(missing) > 0 {
 		return store.ErrNotFound
 	}
 	return err
+}
+
+// renewals is how many leases one script renews: it holds up nobody for longer
+// than a millisecond.
+const renewals = 500
+
+// RenewAll implements store.Leases.
+func (s *Store) RenewAll(ctx context.Context, list []store.Renewal) (missing []string, err error) {
+	for part := range slices.Chunk(list, renewals) {
+		args := make([]any, 0, 2*len(part))
+		for _, r := range part {
+			args = append(args, r.ID, milliseconds(r.TTL))
+		}
+		gone, err := s.leaseScript(ctx, renew, args...).StringSlice()
+		if err != nil {
+			return missing, s.fail("renew leases", err)
+		}
+		missing = append(missing, gone...)
+	}
+	return missing, nil
 }
 
 // Cancel implements store.Leases.
@@ -102,8 +169,15 @@ func (s *Store) Cancel(ctx context.Context, id string) error {
 }
 
 // Expire implements store.Leases.
-func (s *Store) Expire(ctx context.Context, limit int) (overdue int, err error) {
-	return s.lease(ctx, expire, "expire leases", limit)
+func (s *Store) Expire(ctx context.Context, limit int) (overdue, all int, err error) {
+	n, err := s.leaseScript(ctx, expire, limit).Int64Slice()
+	if err == nil && len(n) != 2 {
+		err = errors.New("MALFORMED answer of the script")
+	}
+	if err != nil {
+		return 0, 0, s.fail("expire leases", err)
+	}
+	return int(n[0]), int(n[1]), nil
 }
 
 // Snapshot implements store.Leases.
@@ -130,26 +204,36 @@ func (s *Store) Snapshot(ctx context.Context) ([]store.Lease, store.Position, er
 	}
 	at := "0"
 	if m := last.Val(); len(m) > 0 {
-		at, _, _ = strings.Cut(m[0].ID, "-")
+		n, err := sequence(m[0].ID)
+		if err != nil {
+			return nil, "", err
+		}
+		at = place(n, m[0])
 	}
 	return list, store.Position(epoch.Val() + "." + at), nil
+}
+
+// place is the part of a position behind the epoch.
+func place(n uint64, m redis.XMessage) string {
+	mark, _ := m.Values["mark"].(string)
+	return strconv.FormatUint(n, 10) + "." + mark
 }
 
 // Changes implements store.Leases. A lease that has changed several times comes
 // once, as it is now.
 func (s *Store) Changes(ctx context.Context, since store.Position) ([]store.Change, store.Position, error) {
-	epoch, text, _ := strings.Cut(string(since), ".")
+	epoch, at, _ := strings.Cut(string(since), ".")
+	text, _, _ := strings.Cut(at, ".")
 	from, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
 		return nil, "", store.ErrGap
 	}
 	keys := s.leaseKeys()
-	var entries, first *redis.XMessageSliceCmd
+	var entries *redis.XMessageSliceCmd
 	var now *redis.StringCmd
 	_, err = s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		now = p.Get(ctx, keys[3])
-		first = p.XRangeN(ctx, keys[2], "-", "+", 1)
-		entries = p.XRange(ctx, keys[2], strconv.FormatUint(from+1, 10), "+")
+		entries = p.XRange(ctx, keys[2], strconv.FormatUint(from, 10), "+")
 		return nil
 	})
 	if err != nil && !errors.Is(err, redis.Nil) {
@@ -158,16 +242,24 @@ func (s *Store) Changes(ctx context.Context, since store.Position) ([]store.Chan
 	if now.Val() != epoch {
 		return nil, "", store.ErrGap
 	}
-	if f := first.Val(); len(f) > 0 {
-		if n, err := sequence(f[0].ID); err != nil || n > from+1 {
+	list := entries.Val()
+	if from > 0 { // the change the position was taken at must still be there, and be the same
+		if len(list) == 0 {
 			return nil, "", store.ErrGap
 		}
+		if n, err := sequence(list[0].ID); err != nil || n != from || place(n, list[0]) != at {
+			return nil, "", store.ErrGap
+		}
+		list = list[1:]
 	}
-	list := entries.Val()
 	if len(list) == 0 {
 		return nil, since, nil
 	}
-	last, err := sequence(list[len(list)-1].ID)
+	if n, err := sequence(list[0].ID); err != nil || n != from+1 {
+		return nil, "", store.ErrGap
+	}
+	end := list[len(list)-1]
+	last, err := sequence(end.ID)
 	if err != nil {
 		return nil, "", err
 	}
@@ -175,7 +267,7 @@ func (s *Store) Changes(ctx context.Context, since store.Position) ([]store.Chan
 	if err != nil {
 		return nil, "", err
 	}
-	return changes, store.Position(epoch + "." + strconv.FormatUint(last, 10)), nil
+	return changes, store.Position(epoch + "." + place(last, end)), nil
 }
 
 func sequence(id string) (uint64, error) {
@@ -192,12 +284,15 @@ func (s *Store) current(ctx context.Context, entries []redis.XMessage) ([]store.
 	var ids []string
 	seen := map[string]bool{}
 	for _, m := range entries {
-		for _, v := range m.Values {
-			if id, ok := v.(string); ok && !seen[id] {
+		for _, op := range []string{"+", "-"} {
+			if id, ok := m.Values[op].(string); ok && !seen[id] {
 				seen[id] = true
 				ids = append(ids, id)
 			}
 		}
+	}
+	if len(ids) == 0 {
+		return nil, nil // somebody else writes into our stream
 	}
 	keys := s.leaseKeys()
 	var data *redis.SliceCmd

@@ -28,6 +28,8 @@ func Run(t *testing.T, open func(t *testing.T) (s store.Store, again func() stor
 		"NamesAreChecked":              names,
 		"Leases":                       leases,
 		"LeasesExpireWhenTold":         leasesExpire,
+		"LeasesAreReplacedKnowingly":   leasesReplace,
+		"ManyLeasesAreRenewed":         renewAll,
 		"ChangesAreMissedOnlyWithAGap": gap,
 		"Limits":                       limits,
 		"LimitsOfManyAreExact":         exact,
@@ -320,11 +322,10 @@ func leasesExpire(t *testing.T, s store.Store, again func() store.Store) {
 	_, at, err := s.Snapshot(ctx)
 	no(t, err)
 	no(t, s.Renew(ctx, "short0", time.Hour)) // whoever comes late is still there
-	if n, err := s.Expire(ctx, 1); err != nil || n != 4 {
-		t.Errorf("%d overdue, %v", n, err)
-	}
-	if n, err := again().Expire(ctx, 100); err != nil || n != 3 {
-		t.Errorf("%d overdue, %v", n, err)
+	for _, c := range []struct{ limit, overdue, all int }{{0, 4, 6}, {1, 4, 6}, {100, 3, 5}, {100, 0, 2}} {
+		if n, all, err := again().Expire(ctx, c.limit); err != nil || n != c.overdue || all != c.all {
+			t.Errorf("up to %d: %d of %d overdue, %v", c.limit, n, all, err)
+		}
 	}
 	list, _, err := s.Snapshot(ctx)
 	if err != nil || len(list) != 2 {
@@ -339,6 +340,58 @@ func leasesExpire(t *testing.T, s store.Store, again func() store.Store) {
 	}
 	if err != nil || removed != 4 {
 		t.Errorf("%v, %v", changes, err)
+	}
+}
+
+func leasesReplace(t *testing.T, s store.Store, again func() store.Store) {
+	ctx, other := t.Context(), again()
+	_, err := s.Lease(ctx, "a")
+	is(t, err, store.ErrNotFound)
+	is(t, s.Replace(ctx, "a", []byte("0"), []byte("1"), time.Hour), store.ErrConflict)
+	no(t, s.Replace(ctx, "a", nil, []byte("1"), time.Hour))
+	is(t, other.Replace(ctx, "a", nil, []byte("2"), time.Hour), store.ErrConflict)
+	is(t, other.Replace(ctx, "a", []byte("0"), []byte("2"), time.Hour), store.ErrConflict)
+	first, err := other.Lease(ctx, "a")
+	no(t, err)
+	_, at, err := s.Snapshot(ctx)
+	no(t, err)
+	no(t, other.Replace(ctx, "a", []byte("1"), []byte{0, 255}, 0))
+	l, err := s.Lease(ctx, "a")
+	if err != nil || l.ID != "a" || !bytes.Equal(l.Data, []byte{0, 255}) || !l.Expires.Equal(first.Expires) {
+		t.Errorf("%+v, first %+v, %v", l, first, err)
+	}
+	no(t, s.Replace(ctx, "a", []byte{0, 255}, []byte("3"), 2*time.Hour))
+	if l, err = s.Lease(ctx, "a"); err != nil || l.Expires.Before(first.Expires.Add(30*time.Minute)) {
+		t.Errorf("%+v, first %+v, %v", l, first, err)
+	}
+	if changes, _, err := other.Changes(ctx, at); err != nil || len(changes) == 0 || string(changes[len(changes)-1].Lease.Data) != "3" {
+		t.Errorf("%v, %v", changes, err)
+	}
+}
+
+func renewAll(t *testing.T, s store.Store, _ func() store.Store) {
+	ctx := t.Context()
+	if missing, err := s.RenewAll(ctx, nil); err != nil || len(missing) > 0 {
+		t.Errorf("%v, %v", missing, err)
+	}
+	var list []store.Renewal
+	for i := range 1203 {
+		id := fmt.Sprint("i", i)
+		list = append(list, store.Renewal{ID: id, TTL: 2 * time.Hour})
+		if i%400 != 1 {
+			no(t, s.Register(ctx, id, nil, time.Minute))
+		}
+	}
+	missing, err := s.RenewAll(ctx, list)
+	if want := []string{"i1", "i401", "i801", "i1201"}; err != nil || !reflect.DeepEqual(missing, want) {
+		t.Errorf("%v, %v", missing, err)
+	}
+	all, _, err := s.Snapshot(ctx)
+	no(t, err)
+	for _, l := range all {
+		if time.Until(l.Expires) < time.Hour {
+			t.Fatalf("%s ends in %v", l.ID, time.Until(l.Expires))
+		}
 	}
 }
 
