@@ -1,5 +1,6 @@
 // Package admin is the address for operators: health, readiness, metrics, the
-// revisions of a fleet's config and, when switched on, profiles. It never serves the data plane's traffic.
+// revisions of a fleet's config, the service registry and, when switched on,
+// profiles. It never serves the data plane's traffic.
 package admin
 
 import (
@@ -26,6 +27,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/control/fleet"
 	"github.com/gatehouse-proxy/gatehouse/control/nodes"
 	"github.com/gatehouse-proxy/gatehouse/gateway/socket"
+	"github.com/gatehouse-proxy/gatehouse/mesh/registry"
 )
 
 // Settings are what an admin server shows.
@@ -52,6 +54,8 @@ type Settings struct {
 	Fleet *fleet.Publisher
 	// Members lists the nodes that share a store; nil: this one shares nothing.
 	Members func(context.Context) ([]nodes.Member, error)
+	// Registry is the service registry; nil: there is none.
+	Registry *registry.Registry
 }
 
 // Server is the admin server of one node.
@@ -79,6 +83,7 @@ func New(s Settings) (*Server, error) {
 	mux.Handle("GET /metrics", s.Metrics)
 	mux.Handle("GET /api/v1/status", a.guarded(http.HandlerFunc(a.status)))
 	a.fleetRoutes(mux)
+	a.serviceRoutes(mux)
 	if s.Pprof {
 		mux.Handle("GET /debug/pprof/", a.guarded(http.HandlerFunc(pprof.Index)))
 		mux.Handle("GET /debug/pprof/cmdline", a.guarded(http.HandlerFunc(pprof.Cmdline)))

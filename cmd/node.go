@@ -23,6 +23,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/socket"
+	"github.com/gatehouse-proxy/gatehouse/mesh/registry"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/accesslog"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/logging"
@@ -39,6 +40,7 @@ type node struct {
 	metrics   *metrics.Metrics
 	accessLog *accesslog.Log
 	tracer    *trace.Tracer
+	registry  *registry.Registry
 	gateway   *gateway.Gateway
 	compiler  *compile.Compiler
 	loop      *control.Loop
@@ -94,6 +96,7 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	if n.store, err = newStore(c, s.source.Dir); err != nil {
 		return err
 	}
+	n.openRegistry(c)
 	if err := n.openFleet(ctx, &s); err != nil {
 		return err
 	}
@@ -116,6 +119,7 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 		Plugins: append(builtin(waf.NewPool(), n.events, n.openLimits(ctx, c)), s.plugins...),
 		Log:     n.log, Metrics: n.metrics, Zone: c.Zone, Node: c.Name, ACME: authorities, Tickets: n.tickets(),
 		DiscoveryDir: filepath.Join(c.DataDir, "discovery"), Version: s.version,
+		Mesh: n.registry.Source,
 	})
 	if err != nil {
 		return err
@@ -201,7 +205,7 @@ func (n *node) openAdmin(ctx context.Context, set nodeSettings) (err error) {
 	s := admin.Settings{
 		Address: c.Admin.Address, Sockets: set.sockets, DataDir: c.DataDir, Pprof: c.Admin.Pprof, Log: n.log,
 		Metrics: n.metrics.Handler(), Ready: n.loop.Ready,
-		Detail: func() any { return n.status() },
+		Detail: func() any { return n.status() }, Registry: n.registry,
 	}
 	if n.fleet != nil {
 		s.Fleet = n.fleet.publisher
@@ -272,6 +276,9 @@ func (n *node) close(ctx context.Context) error {
 	}
 	if n.accessLog != nil {
 		errs = append(errs, n.accessLog.Close(ctx))
+	}
+	if n.registry != nil {
+		n.registry.Close()
 	}
 	if n.store != nil {
 		errs = append(errs, n.store.Close())

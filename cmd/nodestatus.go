@@ -11,6 +11,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
+	"github.com/gatehouse-proxy/gatehouse/mesh/registry"
 )
 
 // status is what /readyz and /api/v1/status show, and `gatehouse status` reads.
@@ -27,7 +28,9 @@ type status struct {
 	// Nodes of the fleet; `gatehouse status` asks for them by themselves.
 	Nodes []fleet.Member `json:"nodes,omitempty"`
 	// Handover is absent where none has been tried.
-	Handover    *handoverStatus            `json:"handover,omitempty"`
+	Handover *handoverStatus `json:"handover,omitempty"`
+	// Registry is this node's view of the services; absent where it needs none.
+	Registry    *registry.Summary          `json:"registry,omitempty"`
 	Listeners   []listenerStatus           `json:"listeners"`
 	Connections connectionStatus           `json:"connections"`
 	Upstreams   map[string]upstream.Status `json:"upstreams"`
@@ -64,6 +67,7 @@ func (n *node) status() status {
 		Node: nodeName(n.config.Node), Zone: n.config.Node.Zone, Version: n.version, Config: n.loop.Status(), Fleet: n.fleetStatus(), Shared: n.sharedStatus(),
 		Handover:    n.handoverStatus(),
 		Announced:   n.fleet != nil || n.announcer != nil,
+		Registry:    n.registryStatus(),
 		Connections: connectionStatus{open, idle, tunnels},
 	}
 	snap := n.gateway.Current()

@@ -32,6 +32,7 @@ func (s *status) wrong(now time.Time) (list []string) {
 	if h := s.Handover; h != nil && h.Error != "" {
 		add("handover: the last one failed %s: %s", ago(h.ErrorAt, now), h.Error)
 	}
+	s.wrongRegistry(add, now)
 	for _, name := range slices.Sorted(maps.Keys(s.Config.Broken)) {
 		add("route %s: answers 503: %s", name, s.Config.Broken[name])
 	}
@@ -100,6 +101,7 @@ func (s *status) print(w io.Writer, wrong []string, now time.Time) {
 	}
 	s.printRevision(w, now)
 	s.printShared(w, now)
+	s.printRegistry(w)
 	for i, l := range s.Listeners {
 		label := ""
 		if i == 0 {

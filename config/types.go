@@ -65,6 +65,8 @@ type Node struct {
 	Store Store `yaml:"store"`
 	// The control role: who may publish revisions.
 	Control Control `yaml:"control"`
+	// The service registry.
+	Registry Registry `yaml:"registry"`
 }
 
 // Admin is the address for operators. Never expose it to the world.

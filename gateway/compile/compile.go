@@ -36,9 +36,9 @@ type Settings struct {
 	Node, Zone string
 	// ACME is what the node's ACME certificates share; nil: they cannot be had.
 	ACME *acme.Node
-	// Mesh makes the source of a service's instances; nil: this node has no
-	// registry. It opens nothing yet and asks nobody.
-	Mesh func(service string) upstream.Source
+	// Mesh makes the source of a service's instances, to speak TLS with or not;
+	// nil: this node has no registry. It opens nothing yet and asks nobody.
+	Mesh func(service string, secure bool) upstream.Source
 	// Tickets makes what session tickets are encrypted with, from what the nodes
 	// of a fleet share; nil: each listener has its own.
 	Tickets func(rotate time.Duration) TicketKeys

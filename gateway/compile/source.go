@@ -36,7 +36,7 @@ func (b *build) source(name string, c config.Upstream, trust dial.TLSSettings) (
 		s, err = b.kubernetesSource(c.Kubernetes, server)
 		allowEmpty = c.Kubernetes.AllowEmpty
 	case c.Mesh != nil:
-		s, err = b.mesh(c.Mesh.Service)
+		s, err = b.mesh(c.Mesh.Service, c.TLS != nil)
 		allowEmpty = c.Mesh.AllowEmpty
 	default:
 		return nil, false, nil
@@ -151,10 +151,10 @@ func (b *build) sourceDir(c config.Upstream) string {
 	return ""
 }
 
-func (b *build) mesh(service string) (upstream.Source, error) {
+func (b *build) mesh(service string, secure bool) (upstream.Source, error) {
 	switch {
 	case b.settings.Mesh != nil:
-		return b.settings.Mesh(service), nil
+		return b.settings.Mesh(service, secure), nil
 	case b.mode == DryRun:
 		return unasked{"mesh", service}, nil // who only looks at a config needs no registry
 	}

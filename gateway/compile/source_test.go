@@ -151,7 +151,7 @@ func TestEveryKindOfSource(t *testing.T) {
 	s := newService(t, "app")
 	server := httptest.NewServer(registry(t, s.address))
 	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
-	w := withSources(t, compile.Settings{Mesh: func(service string) upstream.Source { return fixed{service, s.address} }})
+	w := withSources(t, compile.Settings{Mesh: func(service string, _ bool) upstream.Source { return fixed{service, s.address} }})
 	tlstest.Write(t, filepath.Join(w.dir, "token"), []byte("secret"))
 	for kind, source := range map[string]string{
 		"consul users at dc1":   "consul: { service: users, address: %q, token: secret, datacenter: dc1 }",

@@ -88,20 +88,12 @@ func TestTooManyAtOnceAreKept(t *testing.T) {
 func TestSilenceOfAllEvictsFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := open(t, registry.Settings{Store: single(t), Evicts: true, Preserve: 15})
-		for i := range 100 {
-			register(t, r, instance("users", fmt.Sprintf("u%03d", i)))
-			time.Sleep(600 * time.Millisecond)
-			for j := range i { // the others are alive
-				if err := r.Heartbeat(t.Context(), "users", fmt.Sprintf("u%03d", j)); i%20 == 0 && err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
+		fleet(t, r, 100)
 		for i := range 100 {
 			if err := r.Heartbeat(t.Context(), "users", fmt.Sprintf("u%03d", i)); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(300 * time.Millisecond)
+			time.Sleep(200 * time.Millisecond)
 		}
 		time.Sleep(time.Hour)
 		if n := len(r.Instances("users")); n < 80 {

@@ -12,6 +12,7 @@ import (
 func (r *Registry) follow(ctx context.Context) {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
+	looked := r.looked
 	for ctx.Err() == nil {
 		waiters := r.waiting.take()
 		err := r.look(ctx)
@@ -19,6 +20,10 @@ func (r *Registry) follow(ctx context.Context) {
 			close(c)
 		}
 		r.answered(ctx, err)
+		if looked != nil {
+			close(looked)
+			looked = nil
+		}
 		r.sweep()
 		r.save(false)
 		select {
@@ -186,6 +191,9 @@ func (r *Registry) answered(ctx context.Context, err error) {
 		r.status.Error = err.Error()
 	}
 	r.mu.Unlock()
+	if was.StoreUp != (err == nil) || was.Error == "" && err != nil {
+		r.table.tell() // how far it can be trusted is news as well
+	}
 	switch {
 	case err != nil && (was.StoreUp || was.Error == ""):
 		r.s.Log.Warn("services cannot be read from the store; the last known ones stay", "instances", r.table.size(), "error", err)

@@ -2,10 +2,12 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/control/store"
@@ -34,7 +36,10 @@ type Registry struct {
 	disk  *disk
 	kick  chan struct{} // look at the store now
 
+	looked chan struct{} // closed once the store has been asked
+
 	begin sync.Once
+	used  atomic.Bool
 	beats renewals
 	stop  func()
 	done  sync.WaitGroup
@@ -108,7 +113,7 @@ func New(s Settings) *Registry {
 	if s.MaxInstances == 0 {
 		s.MaxInstances = defaultMaxInstances
 	}
-	r := &Registry{s: s, table: newTable(), kick: make(chan struct{}, 1), stop: func() {}}
+	r := &Registry{s: s, table: newTable(), kick: make(chan struct{}, 1), stop: func() {}, looked: make(chan struct{})}
 	if s.Dir != "" {
 		r.disk = &disk{path: filepath.Join(s.Dir, "services.json")}
 	}
@@ -125,6 +130,7 @@ func (r *Registry) Use() {
 		if r.end {
 			return
 		}
+		r.used.Store(true)
 		r.load()
 		ctx, cancel := context.WithCancel(context.Background())
 		r.stop = cancel
@@ -136,6 +142,9 @@ func (r *Registry) Use() {
 		}
 	})
 }
+
+// Used says whether it was started.
+func (r *Registry) Used() bool { return r.used.Load() }
 
 // Close ends it. What is known stays to be read. It is safe twice, and without
 // Use.
@@ -163,6 +172,27 @@ func (r *Registry) Get(service, id string) *Entry { r.Use(); return r.table.get(
 
 // Instances lists those of a service by ID.
 func (r *Registry) Instances(service string) []*Entry { r.Use(); return r.table.list(service) }
+
+// Counts tells how many instances of each service have which status. Services
+// beyond the first most by name are added up as "other".
+func (r *Registry) Counts(most int) map[string]map[Status]int {
+	r.table.mu.RLock()
+	defer r.table.mu.RUnlock()
+	out := map[string]map[Status]int{}
+	for i, name := range slices.Sorted(maps.Keys(r.table.services)) {
+		label := name
+		if i >= most {
+			label = "other"
+		}
+		if out[label] == nil {
+			out[label] = map[Status]int{}
+		}
+		for _, e := range r.table.services[name] {
+			out[label][e.Effective()]++
+		}
+	}
+	return out
+}
 
 // View is everything at one moment.
 type View struct {
@@ -259,22 +289,5 @@ func (r *Registry) sync(ctx context.Context, static bool) {
 	select {
 	case <-c:
 	case <-ctx.Done(): // it comes by itself
-	}
-}
-
-// Ready waits until the store has been read, or ctx is done.
-func (r *Registry) Ready(ctx context.Context) error {
-	r.Use()
-	for {
-		r.mu.Lock()
-		up, why := r.status.StoreUp, r.status.Error
-		r.mu.Unlock()
-		if up {
-			return nil
-		}
-		if err := ctx.Err(); err != nil {
-			return errors.Join(err, errors.New(why))
-		}
-		sleep(ctx, 5*time.Millisecond)
 	}
 }

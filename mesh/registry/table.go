@@ -96,15 +96,28 @@ func (e *edit) done() bool {
 		t.forget(e.now)
 	}
 	for service := range e.changed {
-		for c := range t.watchers[service] {
-			select {
-			case c <- struct{}{}:
-			default: // it has yet to look anyway
-			}
-		}
+		wake(t.watchers[service])
 	}
 	t.mu.Unlock()
 	return len(e.changed) > 0
+}
+
+func wake(watchers map[chan struct{}]struct{}) {
+	for c := range watchers {
+		select {
+		case c <- struct{}{}:
+		default: // it has yet to look anyway
+		}
+	}
+}
+
+// tell wakes everybody who watches anything.
+func (t *table) tell() {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, w := range t.watchers {
+		wake(w)
+	}
 }
 
 func (t *table) badOf(static bool) *bad {

@@ -20,6 +20,8 @@ var (
 	ErrFull = errors.New("the registry is full")
 	// ErrExists: an entry of the other kind has this ID: with a lease, or static.
 	ErrExists = errors.New("there is an instance of this ID already")
+	// ErrBusy: too many change the same entry at once.
+	ErrBusy = errors.New("too many change this instance at once")
 )
 
 // tries is how often somebody else may be first.
@@ -184,7 +186,7 @@ func (r *Registry) change(ctx context.Context, k string, static bool, ttl time.D
 			return nil, false, err
 		}
 	}
-	return nil, false, fmt.Errorf("%s: %w: too many change it at once", k, store.ErrConflict)
+	return nil, false, ErrBusy
 }
 
 // confirm asks the store whether a refusal stands that rests on this node's
@@ -222,7 +224,10 @@ func (r *Registry) room(i *Instance, static bool) error {
 		other = staticName(i.key())
 	}
 	if e := r.table.at(!static, other); e != nil && e.Missing.IsZero() {
-		return fmt.Errorf("%w: it is static: %t", ErrExists, !static)
+		if static {
+			return fmt.Errorf("%w, with a lease", ErrExists)
+		}
+		return fmt.Errorf("%w, a static one", ErrExists)
 	}
 	return nil
 }

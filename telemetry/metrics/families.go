@@ -93,6 +93,15 @@ var (
 	sharedUp         = define(KindGauge, "gatehouse_secrets_store_up", "1 if certificates and session tickets are shared with other nodes: the store answers, and node.secret_key is theirs. Only of nodes with node.store.redis and node.secret_key.")
 	ticketsShared    = define(KindGauge, "gatehouse_secrets_tickets_shared", "1 if the secrets behind session tickets are those of the fleet, 0 if this node has its own; by how often they are rotated.", "rotate")
 	ticketsMade      = define(KindGauge, "gatehouse_secrets_tickets_made_timestamp_seconds", "When the secret was made that new session tickets are made with, seconds since 1970.", "rotate")
+	serviceInstances = define(KindGauge, "gatehouse_registry_instances", "Instances in the service registry as this node sees it, by service and status; services beyond the first 100 by name are added up as \"other\". This and the following only where the registry is used.", "service", "status")
+	serviceCount     = define(KindGauge, "gatehouse_registry_services", "Services in the registry.")
+	serviceMissing   = define(KindGauge, "gatehouse_registry_instances_missing", "Instances that the store has lost and this node keeps until they register again.")
+	serviceMalformed = define(KindGauge, "gatehouse_registry_entries_malformed", "Entries in the store that cannot be read and are left out.")
+	serviceUp        = define(KindGauge, "gatehouse_registry_store_up", "1 if the registry could be read from the store the last time.")
+	serviceAnswered  = define(KindGauge, "gatehouse_registry_last_answer_timestamp_seconds", "When it last could be, seconds since 1970; 0: not since the start.")
+	servicePreserved = define(KindGauge, "gatehouse_registry_self_preservation", "1 while nobody is evicted because too many leases are over at once. On nodes with the control role.")
+	serviceOverdue   = define(KindGauge, "gatehouse_registry_leases_overdue", "Leases that were over when they were last looked at.")
+	serviceEvicted   = define(KindCounter, "gatehouse_registry_evictions_total", "Instances this node has evicted.")
 	certNotAfter     = define(KindGauge, "gatehouse_certificate_not_after_timestamp_seconds", "When the certificate in use expires, seconds since 1970; 0 while none could be loaded. Days left: (X - time()) / 86400.", "certificate")
 	certOCSP         = define(KindGauge, "gatehouse_certificate_ocsp_next_update_timestamp_seconds", "Until when the OCSP response shown with the certificate is valid, seconds since 1970; 0 while none can be shown. Only of certificates with an ocsp_file.", "certificate")
 	certLoads        = define(KindCounter, "gatehouse_certificate_loads_total", "Certificates put in use, and errors met while following their files or ordering them.", "certificate", "result")
@@ -113,6 +122,7 @@ var (
 		configRevision, configOK, configTime, configTook, configReloads, configBroken,
 		fleetRevision, fleetFromDisk, fleetUp, fleetAnswered, fleetRefused, fleetRestored,
 		sharedUp, ticketsShared, ticketsMade,
+		serviceInstances, serviceCount, serviceMissing, serviceMalformed, serviceUp, serviceAnswered, servicePreserved, serviceOverdue, serviceEvicted,
 		certNotAfter, certOCSP, certLoads, certOrders, certOrdered, certNext,
 		accessLogLines, traceSpans, handovers, panics,
 	}

@@ -50,6 +50,7 @@ type Metrics struct {
 	traces    func() (exported, dropped uint64)
 	certs     func() []Certificate
 	shared    func() Shared
+	services  func() *RegistryCounts
 }
 
 // New returns metrics with a registry of their own.
@@ -259,7 +260,8 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	m, e := c.m, &emit{out: out}
 	m.mu.Lock()
 	routes, ups, lis := sorted(m.routes), sorted(m.upstreams), sorted(m.listeners)
-	accessLog, traces, certs, shared := m.accessLog, m.traces, m.certs, m.shared
+	accessLog, traces, certs := m.accessLog, m.traces, m.certs
+	shared, services := m.shared, m.services
 	m.mu.Unlock()
 
 	e.gauge(buildInfo, 1, m.version, runtime.Version())
@@ -288,6 +290,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		for _, c := range certs() {
 			c.collect(e)
 		}
+	}
+	if services != nil {
+		services().collect(e)
 	}
 	if accessLog != nil {
 		written, dropped := accessLog()

@@ -250,7 +250,7 @@ func TestSecretsAreThereForThoseWhoShareThem(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	shape := regexp.MustCompile(`^gatehouse_(build|certificate|node|route|upstream|listener|config|fleet|secrets|accesslog|trace)(_[a-z0-9]+)+$`)
+	shape := regexp.MustCompile(`^gatehouse_(build|certificate|node|route|upstream|listener|config|fleet|secrets|registry|accesslog|trace)(_[a-z0-9]+)+$`)
 	label := regexp.MustCompile(`^[a-z][a-z_]*$`)
 	seen := map[string]bool{}
 	for _, f := range metrics.Families() {
