@@ -144,3 +144,30 @@ func TestGRPCServerThatStopsLosesNothing(t *testing.T) {
 		t.Errorf("the server is gone: %+v", r)
 	}
 }
+
+// A reply that tells its length is not over before its status has come.
+func TestGRPCStatusIsWaitedFor(t *testing.T) {
+	addr := endpoints(t, each(func(e *endpoint, v event) {
+		e.headers(v.stream, false, ":status", "200", "content-type", "application/grpc", "content-length", "3")
+		e.data(v.stream, false, "abc")
+		time.Sleep(20 * time.Millisecond)
+		e.headers(v.stream, true, "grpc-status", "0")
+	}))
+	p := newPool(t, http2.Settings{}, addr)
+	call := newCall()
+	c, err := p.Get(call, false)
+	if err == nil {
+		err = c.Do(call)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(func() bool { return c.BufferedNow() == 3 })
+	if _, whole := c.Whole(100); whole {
+		t.Error("it is whole without its status")
+	}
+	if r := read(c); r.err != nil || r.body != "abc" || r.trailers != "Grpc-Status: 0\r\n" {
+		t.Errorf("%+v", r)
+	}
+	c.Release()
+}

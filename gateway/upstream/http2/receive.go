@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"strconv"
+	"strings"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -68,8 +69,12 @@ func (k *block) field(f hpack.HeaderField) {
 	case k.trailers && wire.ForbiddenTrailer([]byte(f.Name)):
 	default:
 		value := frames.Trim(f.Value)
-		if f.Name == "content-length" {
+		switch f.Name {
+		case "content-length":
 			k.contentLength(value)
+		case "content-type":
+			// Its status comes in the trailers, whether they are announced or not.
+			k.announce = k.announce || strings.HasPrefix(value, "application/grpc")
 		}
 		k.lines = append(append(append(frames.Title(k.lines, f.Name), ": "...), value...), "\r\n"...)
 	}
