@@ -98,7 +98,7 @@ func (k *Kept) wait(ctx context.Context, report func(upstream.Report)) {
 func (k *Kept) pass(r upstream.Report, report func(upstream.Report)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if r.Err != nil && !k.heard {
+	if r.Err != nil && !k.heard && len(r.Endpoints) == 0 {
 		r.Endpoints, r.AsOf = k.read()
 	}
 	k.heard = true

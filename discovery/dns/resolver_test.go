@@ -124,6 +124,33 @@ func TestServerResolver(t *testing.T) {
 	bad("garbage.test", "asking 127.0.0.1")
 }
 
+func TestServerResolverServices(t *testing.T) {
+	srv := records(t, "_http._tcp.test. 30 SRV 10 5 80 a.test.", "_http._tcp.test. 60 SRV 20 0 81 B.test.")
+	extra := records(t, "a.test. 9 AAAA 2001:db8::1", "a.test. 8 A 10.0.0.1", "b.test. 7 AAAA 2001:db8::2")
+	server := nameServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg)
+		m.SetReply(q)
+		if q.Question[0].Name == "_http._tcp.test." && q.Question[0].Qtype == dns.TypeSRV {
+			m.Answer, m.Extra = srv, extra
+		}
+		w.WriteMsg(m)
+	})
+	found, err := newResolver(server).services(context.Background(), "_http._tcp.test")
+	if err != nil || found.ttl != 30*time.Second || len(found.list) != 2 || found.list[1] != (service{"B.test.", 81, 20, 0}) {
+		t.Errorf("got %+v, %v", found, err)
+	}
+	if a, b := found.known["a.test"], found.known["b.test"]; fmt.Sprint(a.list, b.list) != "[10.0.0.1] [2001:db8::2]" || a.ttl != 8*time.Second {
+		t.Errorf("addresses that came along: %v, %v", a, b)
+	}
+	s := New(Settings{Name: "_http._tcp.test", SRV: true, Server: server})
+	if a, err := s.ask(context.Background()); err != nil || a.ttl != 7*time.Second || len(a.endpoints) != 2 || a.endpoints[1].Address != "[2001:db8::2]:81" || a.endpoints[1].Priority != 1 {
+		t.Errorf("got %+v, %v", a, err)
+	}
+	if _, err := newResolver(server).services(context.Background(), "none.test"); !isAbsent(err) || !strings.Contains(err.Error(), "no SRV records for none.test") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // A server that never answers does not hold a lookup beyond its context: Retire
 // waits for it.
 func TestServerResolverIsCancelled(t *testing.T) {

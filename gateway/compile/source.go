@@ -37,7 +37,7 @@ func (b *build) source(name string, c config.Upstream, trust dial.TLSSettings) (
 		allowEmpty = c.Kubernetes.AllowEmpty
 	case c.Mesh != nil:
 		s, err = b.mesh(c.Mesh.Service, c.TLS != nil)
-		allowEmpty = c.Mesh.AllowEmpty
+		return s, c.Mesh.AllowEmpty, err // the registry keeps all services by itself
 	default:
 		return nil, false, nil
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // dnsServer is a real one, which knows *.test and a long answer.
-func dnsServer(t *testing.T, address string) (addr string, kill func()) {
+func dnsServer(t *testing.T, address string, more ...string) (addr string, kill func()) {
 	t.Helper()
 	path, err := exec.LookPath("dnsmasq")
 	if err != nil {
@@ -35,7 +35,7 @@ func dnsServer(t *testing.T, address string) (addr string, kill func()) {
 	for i := range 8 {
 		args = append(args, fmt.Sprintf("--txt-record=long.example,%s%d", strings.Repeat("x", 200), i))
 	}
-	cmd := exec.Command(path, args...)
+	cmd := exec.Command(path, append(args, more...)...)
 	var log lockedBuffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
