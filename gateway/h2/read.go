@@ -77,12 +77,11 @@ func (c *conn) misread(err error) error {
 		return protocolError(e.Code)
 	}
 	c.mu.Lock()
-	open := c.streams[e.Stream] != nil
-	c.mu.Unlock()
-	if !open { // there is nothing to reset
+	defer c.mu.Unlock()
+	if c.unopened(e.Stream) { // there is nothing to reset
 		return protocolError(e.Code)
 	}
-	return c.breakStream(e.Stream, e.Code, reason.HTTP2Protocol)
+	return c.breakHeld(e.Stream, e.Code, reason.HTTP2Protocol)
 }
 
 // Read is where the reader waits for the client: what has come is worked off.
