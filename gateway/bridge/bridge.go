@@ -1,5 +1,5 @@
-// Package bridge answers the requests of a net/http server, which HTTP/2 and
-// HTTP/3 are spoken by, with the handler that h1 also calls: it fills a pooled
+// Package bridge answers the requests of a net/http kind of server, which HTTP/3
+// is spoken by, with the handler that h1 also calls: it fills a pooled
 // fasthttp.RequestCtx, is the exchange.Front, and writes the reply. What HTTP/1
 // refuses is refused here by the same code: a request's head is written down in
 // the form of HTTP/1 and read by wire. It knows nothing of frames.
@@ -38,11 +38,6 @@ type Settings struct {
 	BodyTimeout time.Duration
 	// WriteTimeout is how long a client may take none of, at most, 64 KiB.
 	WriteTimeout time.Duration
-	// Armed says that the server gives every stream, as it is opened, a deadline
-	// for writing of not less than WriteTimeout: for what is sent when ServeHTTP
-	// has returned. The bridge lifts it from streams that go on for longer, and
-	// sets it again at their end; without Armed it sets one at the end of all.
-	Armed bool
 	// Refused is told of what was answered without a handler. head is what the
 	// client sent in the form of HTTP/1, borrowed. May be nil. Concurrent.
 	Refused func(r *reason.Reason, peer netip.AddrPort, head []byte)

@@ -83,10 +83,10 @@ func (s *stream) putHead(h http.Header, resp *fasthttp.Response) {
 	} else {
 		h["Date"] = *s.bridge.date.Load()
 	}
-	if resp.ConnectionClose() && s.r.ProtoMajor == 2 {
-		s.put(h, "Connection", "close") // which net/http makes a GOAWAY of
-	}
 }
+
+// usualFields is how many a reply seldom has more of.
+const usualFields = 16
 
 // put adds a field. Of those that come once, which are nearly all, the list
 // needs no memory of its own.
@@ -94,6 +94,9 @@ func (s *stream) put(h http.Header, name, value string) {
 	if before := h[name]; len(before) > 0 {
 		h[name] = append(before, value)
 		return
+	}
+	if s.values == nil {
+		s.values = make([]string, 0, usualFields)
 	}
 	n := len(s.values)
 	s.values = append(s.values, value)

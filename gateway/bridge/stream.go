@@ -63,10 +63,9 @@ type stream struct {
 	over    bool // w is not to be used any more
 	watch   func() bool
 
-	shard    *shard
-	place    int
-	lastSeq  uint32
-	disarmed bool // the server's own deadline for writing was lifted
+	shard   *shard
+	place   int
+	lastSeq uint32
 }
 
 var (
@@ -107,7 +106,7 @@ func (s *stream) begin(w http.ResponseWriter, r *http.Request) {
 	s.began = b.now.Load()
 	s.seq.Add(1)
 	s.mu.Lock()
-	s.gone, s.over, s.disarmed = false, false, !s.settings.Armed
+	s.gone, s.over = false, false
 	s.mu.Unlock()
 	b.add(s)
 }
@@ -120,27 +119,22 @@ func (s *stream) end(complete bool) {
 	s.over, s.aborter = true, nil
 	watch := s.watch
 	s.watch = nil
-	disarmed := s.disarmed
 	s.mu.Unlock()
 	if watch != nil {
 		watch()
 	}
 	s.conn.note(s.r.Context().Err() != nil)
-	if d := s.settings.WriteTimeout; complete && disarmed && d > 0 {
+	if d := s.settings.WriteTimeout; complete && d > 0 {
 		_ = s.w.SetWriteDeadline(time.Now().Add(d)) // for what is still buffered
 	}
 	if s.dirty {
 		return // somebody may still use it
 	}
-	h2 := s.r.ProtoMajor == 2
 	s.w, s.r, s.conn = nil, nil, nil
 	if cap(s.raw) > maxPooledHead {
 		s.raw = make([]byte, 0, 1<<10)
 	}
-	if !h2 || cap(s.values) > 256 {
-		s.values = nil // only HTTP/2 is known to have copied the header map
-	}
-	clear(s.values)
+	s.values = nil // the server may still have the header map
 	clear(s.names)
 	s.bridge.streams.Put(s)
 }

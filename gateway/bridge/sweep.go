@@ -103,12 +103,8 @@ func (s *stream) sweep(now int64) {
 		_ = s.w.SetWriteDeadline(longAgo) // the stream has ended: nobody is blocked then
 	case s.watch == nil:
 		// Older than a tick: from now on it is worth something to hear that the
-		// client has gone, and that it takes its time is no reason to end it.
+		// client has gone.
 		s.watch = context.AfterFunc(s.r.Context(), s.watcher())
-		if !s.disarmed {
-			s.disarmed = true
-			_ = s.w.SetWriteDeadline(time.Time{})
-		}
 	}
 }
 

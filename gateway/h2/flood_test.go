@@ -53,6 +53,7 @@ func TestFloodsOfClientsThatRead(t *testing.T) {
 			if sent < 0 || !a.gone || a.goAway && a.code != http2.ErrCodeEnhanceYourCalm {
 				t.Fatalf("after %d: %+v", sent, a)
 			}
+			c.nc.Close()
 			eventually(t, "the connection is gone", func() bool { return srv.Stats().Open == 0 })
 			if !strings.HasSuffix(r.String(), "http2_flood") {
 				t.Errorf("counted %.200q", r.String())
@@ -114,6 +115,7 @@ func TestAHeadInNoPieces(t *testing.T) {
 	if sent < 0 || !a.gone {
 		t.Fatalf("got %+v", a)
 	}
+	c.nc.Close()
 	eventually(t, "the connection is gone", func() bool { return srv.Stats().Open == 0 })
 	if r.String() != "http2_flood" {
 		t.Errorf("counted %q", r.String())

@@ -251,6 +251,7 @@ func TestContinuationFloodEndsTheConnection(t *testing.T) {
 	if sent < 0 {
 		t.Fatal("the flood was let through")
 	}
+	c.nc.Close()
 	if grown := memory() - before; grown > 16<<20 {
 		t.Errorf("%d bytes more in use", grown)
 	}
