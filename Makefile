@@ -66,7 +66,7 @@ gen: ## regenerate the configuration reference, schema and metric list
 
 image: ## a container image from a static binary (needs a container engine)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/gatehouse ./cmd/gatehouse
-	docker build -t gatehouse:$(VERSION) -f deploy/Dockerfile .
+	docker build -t gatehouse:$(VERSION) -t gatehouse:latest -f deploy/Dockerfile .
 
 clean: ## remove what was built
 	rm -rf bin dist

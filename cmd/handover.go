@@ -61,13 +61,21 @@ func (n *node) handOver() {
 	}()
 }
 
-// errFirst is why a handover cannot be: the others go with it.
+// errFirst is why the first process of a container cannot hand over.
 var errFirst = errors.New("this process is the first of its container (PID 1), which ends with it; replace the container instead, one node after the other")
+
+// mayLeave says whether another process can go on without the one of this ID.
+func mayLeave(pid int) error {
+	if pid == 1 {
+		return errFirst
+	}
+	return nil
+}
 
 // startSuccessor returns a process that serves. After an error all is as before.
 func (n *node) startSuccessor(ctx context.Context) (*handover.Successor, error) {
-	if os.Getpid() == 1 {
-		return nil, errFirst
+	if err := mayLeave(os.Getpid()); err != nil {
+		return nil, err
 	}
 	path, err := handover.Binary(os.Args, n.dir)
 	if err != nil {
@@ -142,6 +150,9 @@ func (n *node) leave(ctx context.Context, s *handover.Successor) error {
 	}
 	if n.fleet != nil {
 		n.fleet.close() // the successor speaks for the node
+	}
+	if n.announcer != nil {
+		n.announcer.Close() // as above
 	}
 	n.loop.Close()
 	last, cancel := context.WithTimeout(ctx, n.config.Node.Handover.HTTP3.D())

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/admin"
@@ -13,6 +15,7 @@ import (
 type statusCommand struct {
 	adminClient
 	Config string `short:"c" help:"Config of the node, to find its admin address and data folder." placeholder:"FILE"`
+	Ready  bool   `help:"Only tell whether the node may get traffic, as /readyz does; needs no token."`
 }
 
 // Help is what is shown besides the flags.
@@ -25,6 +28,9 @@ store is away, or a node refuses the newest revision.`
 
 // Run asks a node and prints what it says.
 func (c *statusCommand) Run(env *environment) error {
+	if c.Ready {
+		return c.ready(env)
+	}
 	if err := c.complete(env, c.Config); err != nil {
 		return err
 	}
@@ -59,6 +65,35 @@ func (c *statusCommand) Run(env *environment) error {
 		return errSilent
 	}
 	return nil
+}
+
+// ready asks what a health check wants to know, which is no secret.
+func (c *statusCommand) ready(env *environment) error {
+	if c.Token == "" {
+		c.Token = "none" // or one is looked for
+	}
+	if err := c.complete(env, c.Config); err != nil {
+		return err
+	}
+	client := &http.Client{Timeout: clientTimeout}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get(strings.TrimSuffix(c.Server, "/") + "/readyz")
+	if err != nil {
+		return fmt.Errorf("the node cannot be reached: %w", err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // what was sent has been answered
+	var answer struct {
+		Ready  bool
+		Reason string
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&answer); err != nil {
+		return fmt.Errorf("%s answers %s: is that a node's admin address?", c.Server, resp.Status)
+	}
+	if !answer.Ready {
+		return fmt.Errorf("not ready: %s", visible(answer.Reason))
+	}
+	_, err = fmt.Fprintln(env.out, "ready")
+	return err
 }
 
 // printStatus prints what the node said, with the nodes of its fleet.

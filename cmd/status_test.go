@@ -50,6 +50,14 @@ func TestStatusOfARunningNode(t *testing.T) {
 	if r = run(t, "", "status", "-c", path, "--server", server); r.code != 1 || !strings.Contains(r.out, "node n1") {
 		t.Errorf("code %d\n%s%s", r.code, r.out, r.err)
 	}
+	// What is wrong with an upstream is no reason to send it no traffic.
+	if r = run(t, "", "status", "--ready", "--server", server); r.code != 0 || r.out != "ready\n" {
+		t.Errorf("code %d\n%s%s", r.code, r.out, r.err)
+	}
+	n.admin.Drain()
+	if r = run(t, "", "status", "--ready", "--server", server); r.code != 1 || r.err != "gatehouse: not ready: draining\n" {
+		t.Errorf("code %d\n%s%s", r.code, r.out, r.err)
+	}
 	if r = run(t, "", "status", "--server", server, "--token", strings.Repeat("x", 32)); r.code != 1 || !strings.Contains(r.err, "does not accept the token") {
 		t.Errorf("another token: code %d, %q", r.code, r.err)
 	}

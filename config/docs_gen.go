@@ -147,6 +147,7 @@ var docs = map[string]string{
 	"config.HealthCheck.Interval":                 "Between two probes of one endpoint.",
 	"config.HealthCheck.Jitter":                   "Random share of the interval, in percent, so that nodes do not probe in step.",
 	"config.HealthCheck.Path":                     "Path with query that is asked for.",
+	"config.HealthCheck.Port":                     "Port to probe on the endpoint's host, such as that of an admin server. Default: the endpoint's own.",
 	"config.HealthCheck.Service":                  "What grpc asks about. Default: the server as a whole.",
 	"config.HealthCheck.Timeout":                  "A probe that takes longer has failed.",
 	"config.HealthCheck.Type":                     "http asks for path and looks at the status; tcp only connects; grpc asks the service grpc.health.v1.Health, over HTTP/2. All speak TLS where the upstream does.",

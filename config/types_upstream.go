@@ -94,6 +94,9 @@ type HealthCheck struct {
 	// the service grpc.health.v1.Health, over HTTP/2. All speak TLS where the
 	// upstream does.
 	Type string `yaml:"type" enum:"http,tcp,grpc" default:"http"`
+	// Port to probe on the endpoint's host, such as that of an admin server.
+	// Default: the endpoint's own.
+	Port int `yaml:"port" min:"0" max:"65535" default:"0"`
 	// Path with query that is asked for.
 	Path string `yaml:"path" default:"/"`
 	// Host header of the probe. Default: the endpoint's address, over TLS the

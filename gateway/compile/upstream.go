@@ -76,7 +76,7 @@ func (b *build) upstreamSettings(name string, c config.Upstream, d *dial.Dialer)
 	}
 	if h := c.HealthCheck; h != nil {
 		s.HealthCheck = &upstream.HealthSettings{
-			Type: h.Type, Path: h.Path, Host: h.Host, Service: h.Service, HTTP2: c.Protocol == "h2c", Expect: statusRanges(h.Expect),
+			Type: h.Type, Port: h.Port, Path: h.Path, Host: h.Host, Service: h.Service, HTTP2: c.Protocol == "h2c", Expect: statusRanges(h.Expect),
 			Interval: h.Interval.D(), Timeout: h.Timeout.D(), Healthy: h.Healthy, Unhealthy: h.Unhealthy, Jitter: h.Jitter,
 		}
 	}

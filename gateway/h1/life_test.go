@@ -277,3 +277,25 @@ func TestDescriptorsAreGivenBack(t *testing.T) {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }
+
+// TestShutdownServesWhoHasJustCome: a client that is connected and has not asked
+// yet gets its answer; after Retire one that connects does, too.
+func TestShutdownServesWhoHasJustCome(t *testing.T) {
+	addr, srv := start(t, settings(echo))
+	first := dial(t, addr)
+	eventually(t, "accepted", func() bool { return srv.Stats().Open == 1 })
+	srv.Retire()
+	second := dial(t, addr)
+	eventually(t, "accepted", func() bool { return srv.Stats().Open == 2 })
+	done := make(chan error)
+	go func() { done <- srv.Shutdown(context.Background()) }()
+	for _, c := range []*client{first, second} {
+		c.send("GET /late HTTP/1.1\r\nHost: a\r\n\r\n")
+		if r, b := c.reply("GET"); b != "GET /late " || !r.Close {
+			t.Errorf("%v %q", r, b)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -402,3 +402,35 @@ func TestSurvivesRealExhaustion(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestStopLetsFiltersFinish: what was accepted before is handed over, unless it
+// takes too long.
+func TestStopLetsFiltersFinish(t *testing.T) {
+	l, k := serve(t, Settings{Filter: func(nc net.Conn) (net.Conn, error) {
+		_, err := io.ReadFull(nc, make([]byte, 1))
+		return nc, err
+	}})
+	quick, slow := dial(t, l), dial(t, l)
+	eventually(t, "both are accepted", func() bool { return l.Stats().Accepted == 2 })
+	if err := l.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
+		t.Error("it still listens")
+	}
+	if _, err := io.WriteString(quick, "x"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "handed over", func() bool { return k.len() == 1 })
+	ctx, cancel := context.WithCancel(context.Background())
+	settled := make(chan error)
+	go func() { settled <- l.Settle(ctx) }()
+	cancel()
+	if err := <-settled; err != nil {
+		t.Error(err)
+	}
+	refused(t, slow)
+	if k.len() != 1 || l.Stats().Open != 1 {
+		t.Errorf("%d handed over, %+v", k.len(), l.Stats())
+	}
+}

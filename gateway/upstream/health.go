@@ -2,6 +2,8 @@ package upstream
 
 import (
 	"context"
+	"net"
+	"strconv"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
@@ -26,6 +28,7 @@ func (u *Upstream) startProbe(e *Endpoint) {
 
 func (u *Upstream) keepProbing(ctx context.Context, e *Endpoint, delay time.Duration) {
 	h := u.settings.HealthCheck
+	address := h.address(e.Address)
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	for {
@@ -35,7 +38,7 @@ func (u *Upstream) keepProbing(ctx context.Context, e *Endpoint, delay time.Dura
 		case <-timer.C:
 		}
 		try, cancel := context.WithTimeout(ctx, h.Timeout)
-		err := u.probe.probe(try, e.Address)
+		err := u.probe.probe(try, address)
 		cancel()
 		if reason.OwnFault(err) { // it says nothing of the endpoint
 			u.settings.Log.Warn("an endpoint could not be probed", "endpoint", e.Address, "error", err)
@@ -44,6 +47,15 @@ func (u *Upstream) keepProbing(ctx context.Context, e *Endpoint, delay time.Dura
 		}
 		timer.Reset(h.Interval + time.Duration(float64(h.Interval)*float64(h.Jitter)/100*u.fraction()))
 	}
+}
+
+// address is what is probed of an endpoint.
+func (h *HealthSettings) address(endpoint string) string {
+	host, _, err := net.SplitHostPort(endpoint)
+	if h.Port == 0 || err != nil {
+		return endpoint
+	}
+	return net.JoinHostPort(host, strconv.Itoa(h.Port))
 }
 
 // probed takes the result of a probe into account. Until its first result an

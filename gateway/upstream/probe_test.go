@@ -198,3 +198,11 @@ func TestFlappingServer(t *testing.T) {
 		}
 	}
 }
+
+func TestProbedAddress(t *testing.T) {
+	for port, want := range map[int]string{0: "[::1]:80", 9901: "[::1]:9901"} {
+		if got := (&HealthSettings{Port: port}).address("[::1]:80"); got != want {
+			t.Errorf("port %d: %s", port, got)
+		}
+	}
+}

@@ -107,6 +107,8 @@ type HealthSettings struct {
 	// Type is "http", "tcp" or "grpc": the health service of gRPC
 	// (grpc.health.v1.Health), which needs HTTP/2.
 	Type string
+	// Port is probed instead of the endpoint's; 0 means that.
+	Port int
 	// Path and Host of the HTTP probe. Host defaults to the endpoint's address.
 	Path, Host string
 	// Service that the gRPC probe asks about; empty: the server as a whole.

@@ -63,15 +63,22 @@ func (l *lineage) script(text string) string {
 	return f.Name()
 }
 
-// begin starts the first process. It, and those that follow, write their log
-// into a pipe that outlives them.
+// begin starts the first process and waits until it is ready.
 func (l *lineage) begin(env ...string) {
+	l.t.Helper()
+	l.cmd = exec.Command(l.binary, "run", "-c", l.config, "--pid-file", l.pidFile)
+	l.startAs(env...)
+	l.says("gatehouse is ready", 1)
+}
+
+// startAs starts the first process. It, and those that follow, write their log
+// into a pipe that outlives them.
+func (l *lineage) startAs(env ...string) {
 	l.t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.cmd = exec.Command(l.binary, "run", "-c", l.config, "--pid-file", l.pidFile)
 	l.cmd.Stdout, l.cmd.Stderr = w, w
 	l.cmd.Env = append(os.Environ(), env...)
 	err = l.cmd.Start()
@@ -99,7 +106,6 @@ func (l *lineage) begin(env ...string) {
 			l.t.Logf("log of the nodes:\n%s", l.log)
 		}
 	})
-	l.waitReady()
 }
 
 // processes are those of this node, found by the file that only they are

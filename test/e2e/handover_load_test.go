@@ -86,12 +86,13 @@ func (l *loaders) more(n int64) {
 func fetch(c *http.Client, method, u string) error {
 	var body io.Reader
 	if method == http.MethodPost {
-		body = io.MultiReader(strings.NewReader("some "), strings.NewReader("data")) // of unknown length
+		body = io.MultiReader(strings.NewReader(`{"some":`), strings.NewReader(`"data"}`)) // of unknown length
 	}
 	q, err := http.NewRequest(method, u, body)
 	if err != nil {
 		return err
 	}
+	q.Header.Set("Content-Type", "application/json")
 	r, err := c.Do(q)
 	if err != nil {
 		return err
@@ -106,7 +107,7 @@ func fetch(c *http.Client, method, u string) error {
 
 // slowToAsk asks on a connection of its own, some time after it was made: accepted or
 // not, it is to be served.
-func slowToAsk(address string, pause time.Duration) error {
+func slowToAsk(address string, pause time.Duration, path string) error {
 	c, err := net.Dial("tcp", address)
 	if err != nil {
 		return err
@@ -114,7 +115,7 @@ func slowToAsk(address string, pause time.Duration) error {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	time.Sleep(pause)
-	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n"); err != nil {
 		return err
 	}
 	b, err := io.ReadAll(c)
@@ -181,10 +182,10 @@ func TestHandoverUnderLoad(t *testing.T) {
 		"new connections":             func() error { return fetch(fresh, "GET", "http://"+l.web+"/") },
 		"uploads on new ones":         func() error { return fetch(fresh, "POST", "http://"+l.web+"/") },
 		"uploads on kept connections": func() error { return fetch(kept, "POST", "http://"+l.web+"/") },
-		"connections slow to ask":     func() error { return slowToAsk(l.web, 100*time.Millisecond) },
+		"connections slow to ask":     func() error { return slowToAsk(l.web, 100*time.Millisecond, "/") },
 		"TLS":                         func() error { return fetch(tls1, "POST", "https://"+secure+"/") },
 		"HTTP/2":                      func() error { return fetch(h2, "GET", "https://"+secure+"/") },
-		"a port of the system's":      func() error { return slowToAsk(anyPort, 0) },
+		"a port of the system's":      func() error { return slowToAsk(anyPort, 0, "/") },
 		"readiness":                   func() error { return fetch(fresh, "GET", "http://"+l.admin+"/readyz") },
 		"readiness, kept connections": func() error { return fetch(kept, "GET", "http://"+l.admin+"/readyz") },
 		"datagrams":                   func() error { return datagram(echo) },
