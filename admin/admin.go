@@ -26,6 +26,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/control/fleet"
 	"github.com/gatehouse-proxy/gatehouse/control/nodes"
+	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
 	"github.com/gatehouse-proxy/gatehouse/gateway/socket"
 	"github.com/gatehouse-proxy/gatehouse/mesh/registry"
 )
@@ -109,9 +110,12 @@ func New(s Settings) (*Server, error) {
 	return a, nil
 }
 
+// maxTokenFile bounds the file of the token.
+const maxTokenFile = 64 << 10
+
 // loadToken reads the token, making one first if there is none.
 func loadToken(path string) (string, error) {
-	b, err := os.ReadFile(path)
+	b, err := filewatch.Read(path, maxTokenFile)
 	if err == nil {
 		if token := strings.TrimSpace(string(b)); len(token) >= 32 {
 			return token, nil
@@ -119,7 +123,7 @@ func loadToken(path string) (string, error) {
 		return "", fmt.Errorf("node.data_dir: %s: the admin token must have at least 32 characters; delete the file to get a new one", path)
 	}
 	if !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("node.data_dir: reading the admin token: %w", err)
+		return "", fmt.Errorf("node.data_dir: reading the admin token %s: %w", path, err)
 	}
 	var raw [24]byte
 	rand.Read(raw[:])

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -120,6 +121,7 @@ func TestTokenFilesThatCannotBeUsed(t *testing.T) {
 			return os.WriteFile(filepath.Join(dir, "admin.token"), []byte("secret\n"), 0o600)
 		}, "32 characters"},
 		"empty":    {func(dir string) error { return os.WriteFile(filepath.Join(dir, "admin.token"), nil, 0o600) }, "32 characters"},
+		"a pipe":   {func(dir string) error { return syscall.Mkfifo(filepath.Join(dir, "admin.token"), 0o600) }, "is not a regular file"},
 		"a folder": {func(dir string) error { return os.Mkdir(filepath.Join(dir, "admin.token"), 0o700) }, "reading the admin token"},
 		"data_dir is a file": {func(dir string) error {
 			if err := os.Remove(dir); err != nil {

@@ -56,6 +56,10 @@ func count(n int, what string) string {
 
 // dryRun builds everything a node would build, and starts nothing.
 func dryRun(env *environment, cfg *config.Config, src *config.Source) (*compile.Result, error) {
+	return dryRunAs(env, cfg, src, compile.DryRun)
+}
+
+func dryRunAs(env *environment, cfg *config.Config, src *config.Source, mode compile.Mode) (*compile.Result, error) {
 	silent := slog.New(slog.DiscardHandler)
 	compiler, err := compile.New(compile.Settings{
 		Plugins: allPlugins(env.plugins), Log: silent,
@@ -66,7 +70,7 @@ func dryRun(env *environment, cfg *config.Config, src *config.Source) (*compile.
 		return nil, err
 	}
 	defer compiler.Close()
-	result, err := compiler.Build(context.Background(), cfg, src, nil, compile.DryRun)
+	result, err := compiler.Build(context.Background(), cfg, src, nil, mode)
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -68,7 +67,7 @@ func (c *adminClient) complete(env *environment, node string) error {
 		return nil
 	}
 	path := filepath.Join(c.DataDir, "admin.token")
-	token, err := os.ReadFile(path)
+	token, err := readFile(path)
 	if err != nil {
 		return fmt.Errorf("no admin token: %w; name the node's data folder with --data-dir, its config with %s, or give --token", err, c.nodeFlag())
 	}

@@ -11,8 +11,6 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/bcrypt"
-
-	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -183,11 +181,9 @@ listeners:
 upstreams: { app: { endpoints: ["127.0.0.1:1"] } }
 routes: { all: { backends: [{ upstream: app }] } }
 `)
-	pair := tlstest.SelfSigned(t, tlstest.Request{Names: []string{"a.test"}})
-	for name, pem := range map[string][]byte{"c.crt": pair.Cert, "c.key": pair.Key} {
-		if err := os.WriteFile(filepath.Join(filepath.Dir(path), name), pem, 0o600); err != nil {
-			t.Fatal(err)
-		}
+	// The files of the certificate are on another machine.
+	if r := run(t, "", "check", path); r.code == exitFine || !strings.Contains(r.err, "certificates.c.key_file: ") {
+		t.Errorf("check: code %d, %s", r.code, r.err)
 	}
 	for _, c := range []struct {
 		url  string

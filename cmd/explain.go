@@ -35,7 +35,7 @@ func (x *explainCommand) Run(env *environment) error {
 	if err != nil {
 		return &usageError{fmt.Errorf("gatehouse: %w", err)}
 	}
-	result, err := dryRun(env, cfg, src)
+	result, err := dryRunAs(env, cfg, src, compile.Sketch)
 	if err != nil {
 		return &usageError{err}
 	}

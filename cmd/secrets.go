@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
-	"github.com/gatehouse-proxy/gatehouse/control/fleet"
 	"github.com/gatehouse-proxy/gatehouse/control/secrets"
 	"github.com/gatehouse-proxy/gatehouse/gateway/acme"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
@@ -38,7 +37,7 @@ func (n *node) openSecrets(c config.Node) error {
 
 // live are the names of the live nodes.
 func (n *node) live(ctx context.Context) ([]string, error) {
-	list, err := fleet.Members(ctx, n.store)
+	list, err := n.members(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -4,13 +4,15 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 	"github.com/gatehouse-proxy/gatehouse/control/store/local"
 	"github.com/gatehouse-proxy/gatehouse/control/store/redis"
+	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
 )
 
 // newStore makes what node.store names. It connects to nothing and opens no file
@@ -47,7 +49,7 @@ func (n *node) openStoreFile() error {
 func storeTLS(t *config.RedisTLS, dir string) (*tls.Config, error) {
 	out := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
 	if t.CAFile != "" {
-		pem, err := os.ReadFile(below(dir, t.CAFile))
+		pem, err := readFile(below(dir, t.CAFile))
 		if err != nil {
 			return nil, fmt.Errorf("ca_file: %w", err)
 		}
@@ -57,11 +59,32 @@ func storeTLS(t *config.RedisTLS, dir string) (*tls.Config, error) {
 		}
 	}
 	if t.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(below(dir, t.CertFile), below(dir, t.KeyFile))
+		chain, err := readFile(below(dir, t.CertFile))
 		if err != nil {
 			return nil, fmt.Errorf("cert_file: %w", err)
+		}
+		key, err := readFile(below(dir, t.KeyFile))
+		if err != nil {
+			return nil, fmt.Errorf("key_file: %w", err)
+		}
+		pair, err := tls.X509KeyPair(chain, key)
+		if err != nil {
+			return nil, fmt.Errorf("cert_file and key_file: %w", err)
 		}
 		out.Certificates = []tls.Certificate{pair}
 	}
 	return out, nil
+}
+
+// maxFile bounds files of certificates and keys.
+const maxFile = 1 << 20
+
+// readFile reads a regular file of that size at most; its error names the file.
+func readFile(path string) ([]byte, error) {
+	b, err := filewatch.Read(path, maxFile)
+	var known *fs.PathError
+	if err == nil || errors.As(err, &known) {
+		return b, err
+	}
+	return nil, fmt.Errorf("%s: %w", path, err)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/control/revision"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
+	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
 )
 
 const (
@@ -66,7 +67,7 @@ func (k *kept) read(ring revision.Keyring) (bad []error, err error) {
 	if err == nil && (!st.Mode().IsRegular() || st.Size() > maxKeptFile) {
 		return []error{fmt.Errorf("%s is no file of revisions", k.path)}, nil
 	}
-	text, err := os.ReadFile(k.path)
+	text, err := filewatch.Read(k.path, maxKeptFile)
 	if err != nil {
 		return nil, err
 	}

@@ -10,9 +10,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
 )
 
 const keyBlock = "PRIVATE KEY"
+
+// maxKeyFile bounds the file of a key, which has 119 bytes.
+const maxKeyFile = 64 << 10
 
 // LoadKey reads an Ed25519 key in PKCS #8 PEM. A file that others may read is an
 // error: whoever has the key decides what every node runs.
@@ -24,9 +29,9 @@ func LoadKey(path string) (*Key, error) {
 	if st.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%s has mode %04o: others could read it; want 0600", path, st.Mode().Perm())
 	}
-	text, err := os.ReadFile(path)
+	text, err := filewatch.Read(path, maxKeyFile)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != keyBlock {

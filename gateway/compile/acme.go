@@ -29,7 +29,7 @@ func (b *build) acme(ctx context.Context, name string, c *config.ACME) {
 		s.BindingKey, _ = config.DecodeHMACKey(x.HMACKey.Reveal()) // was checked by the validation
 	}
 	made := b.settings.ACME.NewSource(s)
-	if b.mode == DryRun {
+	if b.mode.dry() {
 		b.loaded(path, made.Check(), "")
 	} else {
 		err := b.settings.ACME.Open()

@@ -97,7 +97,13 @@ const (
 	ServeTheRest
 	// DryRun builds but starts nothing and reports like AllOrNothing.
 	DryRun
+	// Sketch is DryRun for somebody who asks what a config means, perhaps on
+	// another machine: it needs no certificates, keys and authorities in files.
+	Sketch
 )
+
+// dry says that nothing is to be started.
+func (m Mode) dry() bool { return m == DryRun || m == Sketch }
 
 // Result is a compiled config.
 type Result struct {
@@ -169,7 +175,7 @@ func (c *Compiler) Build(ctx context.Context, cfg *config.Config, src *config.So
 	b.certificates(ctx)
 	terminators := b.terminators()
 	routes := b.routes()
-	if mode != DryRun {
+	if !mode.dry() {
 		for key, err := range b.units.Start(ctx) {
 			b.fail(key, err)
 		}

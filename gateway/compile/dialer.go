@@ -145,7 +145,7 @@ func (b *build) ownCertificate(path, certFile, keyFile string) (c *tlsterm.Certi
 		Name: path, CertFile: b.file(certFile), KeyFile: b.file(keyFile),
 		Changes: &b.changes, Log: b.settings.Log,
 	})
-	b.loaded(path+".cert_file", c.Load(), "a certificate cannot be used; servers that ask for it will refuse us until it can")
+	b.loaded(path, c.Load(), "a certificate cannot be used; servers that ask for it will refuse us until it can")
 	b.units.Add(key, sum, c)
 	return c, false
 }

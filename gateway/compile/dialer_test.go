@@ -123,8 +123,13 @@ func TestUpstreamTLSFilesThatCannotBeUsed(t *testing.T) {
 	text := secured(v.address, "tls: {ca_file: ca.pem, cert_file: own.crt, key_file: own.key}")
 	_, err := w.build(text, compile.AllOrNothing)
 	if err == nil || strings.Count(err.Error(), "no such file") != 2 ||
-		!strings.Contains(err.Error(), "upstreams.vault.tls.ca_file") || !strings.Contains(err.Error(), "upstreams.vault.tls.cert_file") {
+		!strings.Contains(err.Error(), "upstreams.vault.tls.ca_file") || !strings.Contains(err.Error(), "upstreams.vault.tls.key_file") {
 		t.Errorf("got %v", err)
+	}
+	if r, err := w.build(text, compile.Sketch); err != nil {
+		t.Errorf("who only asks what a config means needs its files: %v", err)
+	} else {
+		r.Snapshot.Release()
 	}
 	w.applyAs(text, compile.ServeTheRest)
 	if status, _ := w.get("/x"); status != http.StatusBadGateway {

@@ -155,7 +155,7 @@ func (b *build) mesh(service string, secure bool) (upstream.Source, error) {
 	switch {
 	case b.settings.Mesh != nil:
 		return b.settings.Mesh(service, secure), nil
-	case b.mode == DryRun:
+	case b.mode.dry():
 		return unasked{"mesh", service}, nil // who only looks at a config needs no registry
 	}
 	return nil, errors.New("mesh: this node has no registry")

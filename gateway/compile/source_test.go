@@ -189,7 +189,7 @@ func TestSourcesThatCannotBe(t *testing.T) {
 	}
 	f("mesh: users", "gatehouse.yaml:3:14: upstreams.users: mesh: this node has no registry")
 	f("consul: { service: users, address: 'https://consul', tls: { ca_file: none.pem } }", "upstreams.users.consul.tls.ca_file")
-	f("kubernetes: { service: users, server: 'https://k8s', tls: { cert_file: none.pem, key_file: none.key } }", "upstreams.users.kubernetes.tls.cert_file")
+	f("kubernetes: { service: users, server: 'https://k8s', tls: { cert_file: none.pem, key_file: none.key } }", "upstreams.users.kubernetes.tls.key_file")
 	if r, err := w.build(fmt.Sprintf(users, "mesh: users"), compile.DryRun); err != nil {
 		t.Errorf("a dry run needs a registry: %v", err)
 	} else {

@@ -3,6 +3,7 @@ package compile
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -81,7 +82,7 @@ func (b *build) tickets(listener string, c config.SessionTickets) tlsterm.Ticket
 		return u.(TicketKeys)
 	}
 	var made TicketKeys
-	if b.settings.Tickets != nil && b.mode != DryRun {
+	if b.settings.Tickets != nil && !b.mode.dry() {
 		made = b.settings.Tickets(c.Rotate.D())
 	} else {
 		made = tlsterm.NewRotation(c.Rotate.D())
@@ -144,8 +145,12 @@ func (b *build) optional(path string) string {
 // loaded notes a file that could not be read: a problem, or, when the rest is to
 // be served, a line in the log.
 func (b *build) loaded(path string, err error, without string) {
+	var file *tlsterm.FileError
+	if errors.As(err, &file) {
+		path += "." + file.Setting
+	}
 	switch {
-	case err == nil:
+	case err == nil, b.mode == Sketch:
 	case b.mode == ServeTheRest:
 		b.settings.Log.Error(without, "config", path, "error", err)
 	default:

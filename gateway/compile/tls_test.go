@@ -85,7 +85,7 @@ func TestTLSUnitsAreTakenOver(t *testing.T) {
 		s[1].State != "missing" || !strings.Contains(s[1].Error, "missing.crt") || s[1].ErrorAt.IsZero() {
 		t.Errorf("%+v", s)
 	}
-	if _, err := build(compile.AllOrNothing, "three", "ca.pem", "2"); err == nil || !strings.Contains(err.Error(), "in.yaml:4:3: certificates.two: ") {
+	if _, err := build(compile.AllOrNothing, "three", "ca.pem", "2"); err == nil || !strings.Contains(err.Error(), "in.yaml:4:21: certificates.two.cert_file: ") {
 		t.Errorf("a certificate with another's key: %v", err)
 	}
 	if _, err := build(compile.DryRun, "two", "gone.pem", "2"); err == nil || !strings.Contains(err.Error(), "listeners.api.tls.client_certificates.ca_file: ") || !strings.Contains(err.Error(), "in.yaml:7:") {

@@ -17,7 +17,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
 )
+
+// maxSecretFile bounds the file of a secret.
+const maxSecretFile = 64 << 10
 
 // MinSecret is the least length of a secret, in bytes.
 const MinSecret = 32
@@ -76,9 +81,9 @@ func Load(path string) (*Key, error) {
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return nil, fmt.Errorf("%s may be read by others (mode %04o): chmod 600 it, and have the certificates replaced if that matters", path, mode)
 	}
-	content, err := os.ReadFile(path)
+	content, err := filewatch.Read(path, maxSecretFile)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	key, err := New(strings.TrimSpace(string(content)))
 	if err != nil {

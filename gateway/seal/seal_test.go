@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/seal"
@@ -97,6 +98,17 @@ func TestFilesThatAreNoKey(t *testing.T) {
 	}
 	if err := write("short\n", 0o600); err == nil || !strings.Contains(err.Error(), "must have at least 32 bytes, has 5") || !strings.Contains(err.Error(), path) {
 		t.Errorf("too short: %v", err)
+	}
+	os.Remove(path)
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := seal.Load(path); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
+		t.Errorf("a pipe: %v", err)
+	}
+	os.Remove(path)
+	if err := write(long, 0o600); err != nil {
+		t.Error(err)
 	}
 	if _, err := seal.Load(filepath.Join(path, "below-a-file")); err == nil {
 		t.Error("a folder that cannot be made")

@@ -83,16 +83,29 @@ func (c *Certificate) watch(path string, load func([]byte) error) *filewatch.Fil
 	})
 }
 
-// Load reads the files for the first time, before Start. Its error names the
-// file. A certificate that has expired loads, with a warning in the log: its
+// FileError says which of a certificate's files cannot be used: Setting is
+// "cert_file" or "key_file".
+type FileError struct {
+	Setting string
+	Err     error
+}
+
+// Error names the file.
+func (e *FileError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what is wrong with it.
+func (e *FileError) Unwrap() error { return e.Err }
+
+// Load reads the files for the first time, before Start. Its error is a
+// *FileError. A certificate that has expired loads, with a warning in the log: its
 // clients will see, and it is better than none. So does one whose OCSP response
 // cannot be used.
 func (c *Certificate) Load() error {
 	if err := c.keyPEM.Load(); err != nil {
-		return err
+		return &FileError{"key_file", err}
 	}
 	if err := c.certs.Load(); err != nil {
-		return err
+		return &FileError{"cert_file", err}
 	}
 	if c.ocsp != nil {
 		if err := c.ocsp.Load(); err != nil {
