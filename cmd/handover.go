@@ -88,6 +88,9 @@ func (n *node) startSuccessor(ctx context.Context) (*handover.Successor, error) 
 	if n.admin != nil {
 		sockets = append(sockets, n.admin.Socket())
 	}
+	if n.eureka != nil {
+		sockets = append(sockets, n.eureka.Socket())
+	}
 	file, shared := n.store.(*local.Store)
 	if shared {
 		if err := file.Lend(); err != nil {
@@ -144,7 +147,7 @@ func (n *node) leave(ctx context.Context, s *handover.Successor) error {
 	if err := n.systemd.Main(s.PID()); err != nil {
 		n.log.Error("the new process may be taken for a stray one", "error", err)
 	}
-	var errs []error
+	errs := []error{n.closeEureka(ctx)}
 	if file, ok := n.store.(*local.Store); ok {
 		errs = append(errs, file.Close()) // it is lent: who waits for it gives up
 	}

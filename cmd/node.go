@@ -41,6 +41,7 @@ type node struct {
 	accessLog *accesslog.Log
 	tracer    *trace.Tracer
 	registry  *registry.Registry
+	eureka    *eurekaServer // nil: none
 	gateway   *gateway.Gateway
 	compiler  *compile.Compiler
 	loop      *control.Loop
@@ -134,6 +135,9 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	if err := n.openAdmin(ctx, s); err != nil {
 		return err
 	}
+	if err := n.openEureka(ctx, s); err != nil {
+		return err
+	}
 	if p := s.predecessor; p != nil {
 		n.metrics.Handovers.Count(p.Succeeded+1, p.Failed)
 	} else if n.admin != nil {
@@ -145,6 +149,7 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	if s.predecessor != nil && n.admin != nil {
 		n.admin.Serve()
 	}
+	n.serveEureka()
 	return nil
 }
 
@@ -239,7 +244,7 @@ func (n *node) stop(ctx context.Context) error {
 
 // close ends what newNode opened, in reverse; safe on a half-built node.
 func (n *node) close(ctx context.Context) error {
-	var errs []error
+	errs := []error{n.closeEureka(ctx)}
 	if n.fleet != nil {
 		n.fleet.close()
 	}

@@ -112,6 +112,7 @@ func (v *validator) node(p *problem.List) {
 	p.Check(n.Zone == "" || isName(n.Zone), "zone", "%s, got %q", nameRule, n.Zone)
 	p.Check(n.DataDir != "", "data_dir", "must not be empty")
 	v.fleet(p)
+	v.registry(&n.Registry, p.Under("registry"))
 	if n.SecretKey != "" {
 		atLeast(p, "secret_key", n.SecretKey.Reveal(), 32)
 	}

@@ -4,7 +4,7 @@
 #   scripts/setup.sh         for make test
 #   scripts/setup.sh bench   also nginx, HAProxy and the load generators
 set -euo pipefail
-declare -A package=([curl]=curl [redis-server]=redis-server [dnsmasq]=dnsmasq-base)
+declare -A package=([curl]=curl [redis-server]=redis-server [dnsmasq]=dnsmasq-base [node]=nodejs [npm]=npm)
 if [[ ${1:-} == bench ]]; then
 	package+=([nginx]=nginx-light [haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client)
 fi

@@ -170,6 +170,19 @@ func (r *Registry) Summary() Summary {
 // Get returns an instance, or nil.
 func (r *Registry) Get(service, id string) *Entry { r.Use(); return r.table.get(service, id) }
 
+// Find returns an instance of any service by its ID alone, or nil.
+func (r *Registry) Find(id string) *Entry {
+	r.Use()
+	r.table.mu.RLock()
+	defer r.table.mu.RUnlock()
+	for _, name := range slices.Sorted(maps.Keys(r.table.services)) {
+		if e := r.table.services[name][key(name, id)]; e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
 // Instances lists those of a service by ID.
 func (r *Registry) Instances(service string) []*Entry { r.Use(); return r.table.list(service) }
 

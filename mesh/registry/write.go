@@ -148,11 +148,19 @@ func (r *Registry) change(ctx context.Context, k string, static bool, ttl time.D
 			return nil, false, err
 		}
 	}
-	old := r.table.at(static, place)
+	old, sure := r.table.at(static, place), false
 	for range tries {
 		next, err := f(old)
+		if (errors.Is(err, ErrNotFound) || errors.Is(err, ErrStale)) && !sure {
+			// This node's copy may be behind.
+			if old, err = r.fetch(ctx, static, place, old); err != nil {
+				return nil, false, err
+			}
+			sure = true
+			continue
+		}
 		if err != nil {
-			return r.confirm(ctx, static, place, old, err)
+			return nil, false, err
 		}
 		created := old == nil || !old.Missing.IsZero()
 		if created {
@@ -182,28 +190,12 @@ func (r *Registry) change(ctx context.Context, k string, static bool, ttl time.D
 			if old, err = r.fetch(ctx, static, place, old); err != nil {
 				return nil, false, err
 			}
+			sure = true
 		default:
 			return nil, false, err
 		}
 	}
 	return nil, false, ErrBusy
-}
-
-// confirm asks the store whether a refusal stands that rests on this node's
-// copy, which may be behind.
-func (r *Registry) confirm(ctx context.Context, static bool, place string, old *Entry, why error) (*Entry, bool, error) {
-	if !errors.Is(why, ErrNotFound) && !errors.Is(why, ErrStale) {
-		return nil, false, why
-	}
-	now, err := r.fetch(ctx, static, place, nil)
-	if err != nil {
-		return nil, false, err
-	}
-	if (now == nil) == (old == nil) && (now == nil || now.Tag == old.Tag) {
-		return nil, false, why
-	}
-	r.sync(ctx, static)
-	return nil, false, fmt.Errorf("%w: try again", ErrStale)
 }
 
 // same is true if nothing but times differ.

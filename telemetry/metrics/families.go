@@ -102,6 +102,7 @@ var (
 	servicePreserved = define(KindGauge, "gatehouse_registry_self_preservation", "1 while nobody is evicted because too many leases are over at once. On nodes with the control role.")
 	serviceOverdue   = define(KindGauge, "gatehouse_registry_leases_overdue", "Leases that were over when they were last looked at.")
 	serviceEvicted   = define(KindCounter, "gatehouse_registry_evictions_total", "Instances this node has evicted.")
+	eurekaRequests   = define(KindCounter, "gatehouse_registry_eureka_requests_total", "Requests of clients of Eureka by operation (register, renew, cancel, status, metadata, query, other) and result (ok, not_found, unauthorized, malformed, too_large, busy, full, unavailable).", "operation", "result")
 	certNotAfter     = define(KindGauge, "gatehouse_certificate_not_after_timestamp_seconds", "When the certificate in use expires, seconds since 1970; 0 while none could be loaded. Days left: (X - time()) / 86400.", "certificate")
 	certOCSP         = define(KindGauge, "gatehouse_certificate_ocsp_next_update_timestamp_seconds", "Until when the OCSP response shown with the certificate is valid, seconds since 1970; 0 while none can be shown. Only of certificates with an ocsp_file.", "certificate")
 	certLoads        = define(KindCounter, "gatehouse_certificate_loads_total", "Certificates put in use, and errors met while following their files or ordering them.", "certificate", "result")
@@ -122,7 +123,7 @@ var (
 		configRevision, configOK, configTime, configTook, configReloads, configBroken,
 		fleetRevision, fleetFromDisk, fleetUp, fleetAnswered, fleetRefused, fleetRestored,
 		sharedUp, ticketsShared, ticketsMade,
-		serviceInstances, serviceCount, serviceMissing, serviceMalformed, serviceUp, serviceAnswered, servicePreserved, serviceOverdue, serviceEvicted,
+		serviceInstances, serviceCount, serviceMissing, serviceMalformed, serviceUp, serviceAnswered, servicePreserved, serviceOverdue, serviceEvicted, eurekaRequests,
 		certNotAfter, certOCSP, certLoads, certOrders, certOrdered, certNext,
 		accessLogLines, traceSpans, handovers, panics,
 	}

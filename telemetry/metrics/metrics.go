@@ -51,6 +51,7 @@ type Metrics struct {
 	certs     func() []Certificate
 	shared    func() Shared
 	services  func() *RegistryCounts
+	eureka    func() []EurekaCount
 }
 
 // New returns metrics with a registry of their own.
@@ -261,7 +262,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	m.mu.Lock()
 	routes, ups, lis := sorted(m.routes), sorted(m.upstreams), sorted(m.listeners)
 	accessLog, traces, certs := m.accessLog, m.traces, m.certs
-	shared, services := m.shared, m.services
+	shared, services, eureka := m.shared, m.services, m.eureka
 	m.mu.Unlock()
 
 	e.gauge(buildInfo, 1, m.version, runtime.Version())
@@ -293,6 +294,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	if services != nil {
 		services().collect(e)
+	}
+	if eureka != nil {
+		for _, c := range eureka() {
+			e.counter(eurekaRequests, c.Count, c.Operation, c.Result)
+		}
 	}
 	if accessLog != nil {
 		written, dropped := accessLog()

@@ -30,6 +30,20 @@ func (m *Metrics) Services(counts func() *RegistryCounts) {
 	m.services = counts
 }
 
+// EurekaCount is how many requests of a kind from clients of Eureka ended in a
+// way.
+type EurekaCount struct {
+	Operation, Result string
+	Count             uint64
+}
+
+// Eureka makes the requests of Eureka's clients visible.
+func (m *Metrics) Eureka(counts func() []EurekaCount) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.eureka = counts
+}
+
 func (c *RegistryCounts) collect(e *emit) {
 	if c == nil {
 		return

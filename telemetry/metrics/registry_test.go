@@ -19,7 +19,11 @@ func TestServices(t *testing.T) {
 		Services: 2, Missing: 3, Malformed: 4, Overdue: 5, StoreUp: true, Preserving: true, Evicted: 6, Answered: time.Unix(1000, 0),
 		Instances: []metrics.InstanceCount{{Service: "users", Status: "up", Count: 7}},
 	}
+	m.Eureka(func() []metrics.EurekaCount {
+		return []metrics.EurekaCount{{Operation: "renew", Result: "ok", Count: 8}}
+	})
 	want(t, scrape(t, m),
+		`gatehouse_registry_eureka_requests_total{operation="renew",result="ok"} 8`,
 		`gatehouse_registry_instances{service="users",status="up"} 7`,
 		`gatehouse_registry_services 2`, `gatehouse_registry_instances_missing 3`, `gatehouse_registry_entries_malformed 4`,
 		`gatehouse_registry_store_up 1`, `gatehouse_registry_last_answer_timestamp_seconds 1000`,
