@@ -38,6 +38,7 @@ var scenarios = []scenario{
 	{"latency", "4 000 requests a second over 32 connections, open loop", latency},
 	{"routes", "the last of 10 000 routes against a single route", routes},
 	{"guarded", "API key, rate limit, request ID, metrics and access log to a file", guarded},
+	{"limits", "a limit of the fleet in Redis, exact and leased, against none", fleetLimits},
 	{"waf", "OWASP CRS at paranoia level 1, benign requests", firewall},
 	{"tls", "GET over TLS 1.3 with HTTP/1.1, otherwise as plain", tlsKeepAlive},
 	{"http2", "GET over HTTP/2, 16 connections of 32 streams, to an HTTP/1.1 upstream", http2},

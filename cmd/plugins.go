@@ -18,6 +18,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/plugins/ipfilter"
 	"github.com/gatehouse-proxy/gatehouse/plugins/jwt"
 	"github.com/gatehouse-proxy/gatehouse/plugins/maintenance"
+	"github.com/gatehouse-proxy/gatehouse/plugins/quota"
 	ratelimitplugin "github.com/gatehouse-proxy/gatehouse/plugins/ratelimit"
 	"github.com/gatehouse-proxy/gatehouse/plugins/requestid"
 	wafplugin "github.com/gatehouse-proxy/gatehouse/plugins/waf"
@@ -35,8 +36,9 @@ func builtin(engines *waf.Pool, sink waf.Sink, fleet ratelimit.Fleet) []plugins.
 		grpcweb.Factory(),
 		ipfilter.Factory(),
 		bodylimit.Factory(),
-		concurrencylimit.Factory(),
+		concurrencylimit.Factory(fleet),
 		ratelimitplugin.Factory(fleet),
+		quota.Factory(fleet),
 		apikey.Factory().NeedsConsumers(),
 		basicauth.Factory().NeedsConsumers(),
 		jwt.Factory().NeedsConsumers(),

@@ -8,6 +8,8 @@ type Consumer struct {
 	APIKeys []string `yaml:"api_keys"`
 	// Groups it belongs to, for plugins that authorize.
 	Groups []string `yaml:"groups"`
+	// What it may use; the plugin quota says what plans grant.
+	Plan string `yaml:"plan"`
 	// For basic_auth. The user name defaults to the consumer's name.
 	BasicAuth *BasicCredential `yaml:"basic_auth"`
 	// For client_certificate.

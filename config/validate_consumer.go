@@ -30,6 +30,7 @@ func (v *validator) consumers(p *problem.List) {
 		for i, g := range c.Groups {
 			cp.Check(isName(g), index("groups", i), "%s, got %q", nameRule, g)
 		}
+		cp.Check(c.Plan == "" || isName(c.Plan), "plan", "%s, got %q", nameRule, c.Plan)
 		certificates.check(c.Certificates, name, cp.Under("certificates"))
 		if b := c.BasicAuth; b != nil {
 			user := b.Username

@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -50,8 +51,9 @@ type Limits struct {
 	ledgers map[string]*ledger
 	slots   map[*slots]struct{}
 
-	stop func()
-	done sync.WaitGroup
+	stop   func()
+	done   sync.WaitGroup
+	closed atomic.Bool
 }
 
 var _ ratelimit.Fleet = (*Limits)(nil)
@@ -86,12 +88,12 @@ func (n *Limits) Start(ctx context.Context) {
 func (n *Limits) Close() {
 	n.stop()
 	n.done.Wait()
-	if !n.health.away() {
-		n.giveBack()
-	}
 	n.takes.close()
 	n.counts.close()
 	n.holds.close()
+	if !n.closed.Swap(true) && !n.health.away() {
+		n.giveBack()
+	}
 }
 
 // tending is how often places are renewed and idle leases given back: three
@@ -113,7 +115,9 @@ func (n *Limits) tend(ctx context.Context) {
 		ledgers, list := n.all()
 		now := time.Now()
 		for _, l := range ledgers {
-			l.tend(now, idleLease)
+			for _, q := range l.idle(now, idleLease) {
+				q.post()
+			}
 		}
 		for _, s := range list {
 			if s.renew() == 0 && s.closed.Load() {
@@ -138,13 +142,33 @@ func (n *Limits) all() (ledgers []*ledger, list []*slots) {
 	return ledgers, list
 }
 
+// giveBack tells the store what this node no longer needs. Nobody else asks any
+// more.
 func (n *Limits) giveBack() {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	ledgers, list := n.all()
+	var counts []store.Count
 	for _, l := range ledgers {
-		l.tend(time.Now(), 0)
+		for _, q := range l.idle(time.Now(), 0) {
+			counts = append(counts, store.Count{Key: q.key, N: q.owed - q.back, End: q.end.Add(grace)})
+		}
 	}
+	var holds []store.Hold
 	for _, s := range list {
-		s.Close()
+		for _, q := range s.questions() {
+			holds = append(holds, q.hold)
+		}
+	}
+	var err error
+	if len(counts) > 0 {
+		_, err = n.s.Store.Count(ctx, counts)
+	}
+	if len(holds) > 0 && err == nil {
+		_, err = n.s.Store.Hold(ctx, holds)
+	}
+	if err != nil {
+		n.s.Log.Warn("what this node has leased of the fleet's limits could not be given back", "error", err)
 	}
 }
 

@@ -314,8 +314,8 @@ func (a *account) ask(q *quota, i int, cost, limit int64, now time.Time) *unitQu
 	return x
 }
 
-// tend gives back what has been idle for so long.
-func (l *ledger) tend(now time.Time, idle time.Duration) {
+// idle is what has not been used for so long, to be given back, and what is owed.
+func (l *ledger) idle(now time.Time, since time.Duration) (questions []*unitQuestion) {
 	l.mu.RLock()
 	list := make([]*account, 0, len(l.accounts))
 	for _, a := range l.accounts {
@@ -324,28 +324,23 @@ func (l *ledger) tend(now time.Time, idle time.Duration) {
 	l.mu.RUnlock()
 	for _, a := range list {
 		a.mu.Lock()
-		var back [2]*unitQuestion
 		for i := range a.periods {
 			p := &a.periods[i]
 			if p.key == "" {
 				continue
 			}
 			give := int64(0)
-			if now.Sub(a.used) >= idle {
+			if now.Sub(a.used) >= since {
 				give, p.held = p.held, 0
 			}
 			if give > 0 || p.owed != 0 {
-				back[i] = &unitQuestion{a: a, i: i, key: p.key, end: p.end, back: give, owed: p.owed}
+				questions = append(questions, &unitQuestion{a: a, i: i, key: p.key, end: p.end, back: give, owed: p.owed})
 				p.owed = 0
 			}
 		}
 		a.mu.Unlock()
-		for _, x := range back {
-			if x != nil {
-				x.post()
-			}
-		}
 	}
+	return questions
 }
 
 // unitQuestion asks for units of one period, or gives some back. What was granted

@@ -3,6 +3,7 @@ package limits
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,7 +41,8 @@ type slots struct {
 	limit  int64
 	how    ratelimit.OnFailure
 	space  space
-	owner  string // tells these from all others of the name, also in this process
+	owner  string        // tells these from all others of the name, also in this process
+	seq    atomic.Uint64 // numbers the questions
 	closed atomic.Bool
 	shards [slotsShards]slotsShard
 }
@@ -58,12 +60,15 @@ type room struct {
 	id   uint64
 	key  string
 	used int64 // requests that hold a place
-	held int64 // places of the fleet that are this node's
+	held int64 // places of the fleet that are certainly this node's
 	// waiting requests are counted in what is asked for.
 	waiting int64
-	// seq numbers the questions; answers to older ones than seen say nothing.
-	seq, seen uint64
-	flying    int64 // questions that are not answered
+	// got is what the answer to question seen said; those to older ones say
+	// nothing any more.
+	got  int64
+	seen uint64
+	// flying are the questions that are not answered.
+	flying []*holdQuestion
 }
 
 // Enter implements ratelimit.Slots.
@@ -137,7 +142,7 @@ func (s *slots) Leave(id uint64) {
 	r := in.rooms[id]
 	r.used--
 	var q *holdQuestion
-	if !s.node.s.Alone && r.held > r.want() && !s.node.health.away() {
+	if !s.node.s.Alone && r.got > r.want() && !s.node.health.away() {
 		q = r.ask()
 	}
 	r.shut()
@@ -158,24 +163,36 @@ func (r *room) want() int64 {
 
 // shut forgets a room that nobody needs. Holds the lock.
 func (r *room) shut() {
-	if r.used == 0 && r.waiting == 0 && r.held == 0 && r.flying == 0 {
+	if r.used == 0 && r.waiting == 0 && r.got == 0 && len(r.flying) == 0 {
 		delete(r.in.rooms, r.id)
 	}
 }
 
 // ask makes a question. Holds the lock.
 func (r *room) ask() *holdQuestion {
-	r.seq++
-	r.flying++
-	return &holdQuestion{r, r.seq, store.Hold{
-		Key: r.key, Owner: r.s.owner, Seq: r.seq, Want: r.want(), Limit: r.s.limit, TTL: placeTTL,
+	seq := r.s.seq.Add(1)
+	q := &holdQuestion{r, store.Hold{
+		Key: r.key, Owner: r.s.owner, Seq: seq, Want: r.want(), Limit: r.s.limit, TTL: placeTTL,
 	}}
+	r.flying = append(r.flying, q)
+	r.settle()
+	return q
+}
+
+// settle works out what is certainly held: the store may have dealt with every
+// question under way, and given to others what one of them did not want.
+func (r *room) settle() {
+	r.held = r.got
+	for _, q := range r.flying {
+		if q.hold.Seq > r.seen {
+			r.held = min(r.held, q.hold.Want)
+		}
+	}
 }
 
 // holdQuestion asks for places, or gives some back.
 type holdQuestion struct {
 	r    *room
-	seq  uint64
 	hold store.Hold
 }
 
@@ -192,29 +209,38 @@ func (q *holdQuestion) answered(a *store.Held, _ error) {
 	r := q.r
 	r.in.mu.Lock()
 	defer r.in.mu.Unlock()
-	r.flying--
-	if a != nil && q.seq > r.seen {
-		r.seen, r.held = q.seq, a.Got
+	r.flying = slices.DeleteFunc(r.flying, func(x *holdQuestion) bool { return x == q })
+	switch {
+	case q.hold.Seq < r.seen:
+	case a != nil:
+		r.seen, r.got = q.hold.Seq, a.Got
+	default: // it may have been done all the same
+		r.got = min(r.got, q.hold.Want)
 	}
+	r.settle()
 	r.shut()
 }
 
 // renew tells the store which places are held. It returns how many keys there are.
 func (s *slots) renew() (keys int) {
+	list := s.questions()
+	for _, q := range list {
+		q.post()
+	}
+	return len(list)
+}
+
+// questions are what says for every key how many places are wanted.
+func (s *slots) questions() (list []*holdQuestion) {
 	for i := range s.shards {
 		in := &s.shards[i]
-		var list []*holdQuestion
 		in.mu.Lock()
 		for _, r := range in.rooms {
 			list = append(list, r.ask())
 		}
 		in.mu.Unlock()
-		for _, q := range list {
-			q.post()
-		}
-		keys += len(list)
 	}
-	return keys
+	return list
 }
 
 // Close implements ratelimit.Slots. What requests still hold is renewed until

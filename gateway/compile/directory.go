@@ -47,7 +47,7 @@ func defaultPolicy() config.WAFPolicy {
 }
 
 func consumer(name string, c config.Consumer) *plugins.Consumer {
-	out := &plugins.Consumer{Consumer: exchange.Consumer{Name: name, Groups: c.Groups, Metadata: c.Metadata}}
+	out := &plugins.Consumer{Consumer: exchange.Consumer{Name: name, Groups: c.Groups, Plan: c.Plan, Metadata: c.Metadata}}
 	for _, k := range c.APIKeys {
 		var sum [32]byte
 		if n, err := hex.Decode(sum[:], []byte(strings.TrimPrefix(k, "sha256:"))); err != nil || n != len(sum) {

@@ -51,6 +51,7 @@ type Owner interface{ Finish(e *Exchange) }
 type Consumer struct {
 	Name     string
 	Groups   []string
+	Plan     string
 	Metadata map[string]string
 }
 

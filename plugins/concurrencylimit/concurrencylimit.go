@@ -16,10 +16,19 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
+	"github.com/gatehouse-proxy/gatehouse/ratelimit"
 )
 
-// Factory makes the plugin concurrency_limit.
-func Factory() plugins.Factory { return plugins.Define("concurrency_limit", build) }
+// Factory makes the plugin concurrency_limit. fleet makes limits of scope global;
+// nil makes them local ones, for commands that run no traffic.
+func Factory(fleet ratelimit.Fleet) plugins.Factory {
+	return plugins.Define("concurrency_limit", func(c *Config, s plugins.Settings) (plugins.Instance, error) {
+		if c.Scope == "global" && fleet != nil {
+			return buildShared(c, s, fleet)
+		}
+		return build(c, s)
+	})
+}
 
 type plugin struct {
 	gates   *gates

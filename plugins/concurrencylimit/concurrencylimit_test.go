@@ -27,7 +27,7 @@ func start(t testing.TB, yaml string) *plugin {
 	if err := strict.Unmarshal([]byte(yaml), c); err != nil {
 		t.Fatal(err)
 	}
-	i, err := Factory().New(c, plugins.Settings{Route: plugins.Route{Name: "r"}})
+	i, err := Factory(nil).New(c, plugins.Settings{Route: plugins.Route{Name: "r"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
 	"github.com/gatehouse-proxy/gatehouse/config/unit"
 	"github.com/gatehouse-proxy/gatehouse/gateway/attribute"
+	"github.com/gatehouse-proxy/gatehouse/ratelimit"
 )
 
 // Config of the plugin concurrency_limit.
@@ -28,6 +29,13 @@ type Config struct {
 	MaxWait unit.Duration `yaml:"max_wait" default:"1s" min:"1ms" max:"5m"`
 	// Retry-After of refusals, rounded up to seconds.
 	RetryAfter unit.Duration `yaml:"retry_after" default:"1s" max:"1d"`
+	// Whose limit it is: each node's own, or that of all nodes with the same
+	// node.store.redis together.
+	Scope string `yaml:"scope" enum:"local,global" default:"local"`
+	// With scope: global, what to do while the store does not answer within 2 ms.
+	// share: each node has its part of the places. open: do not limit. closed:
+	// refuse with 503.
+	OnStoreFailure string `yaml:"on_store_failure" enum:"share,open,closed" default:"share"`
 	// Find the limit by the upstream's response times.
 	Adaptive *Adaptive `yaml:"adaptive"`
 }
@@ -48,11 +56,28 @@ func (c *Config) Validate(p *problem.List) {
 	if _, err := attribute.NewKey(c.key()); err != nil {
 		p.Add("key", "%s", strings.TrimPrefix(err.Error(), "attributes: "))
 	}
+	if c.Scope == "global" {
+		p.Check(c.Adaptive == nil, "adaptive", "is only for scope: local, because it measures what one node does")
+		p.Check(c.Queue == 0, "queue", "is only for scope: local, because a node does not hear of places that others leave")
+	} else {
+		p.Check(c.OnStoreFailure == "share", "on_store_failure", "is only for scope: global")
+	}
 	if a := c.Adaptive; a != nil {
 		p.Check(a.Min <= a.Max, "adaptive.min", "must be at most max (%d), got %d", a.Max, a.Min)
 		p.Check(c.Limit >= a.Min && c.Limit <= a.Max, "limit", "must be between adaptive.min (%d) and adaptive.max (%d), got %d", a.Min, a.Max, c.Limit)
 		p.Check(c.Key == "route", "adaptive", "needs key: route, because it measures the route as a whole; got key: %s", c.Key)
 	}
+}
+
+// onFailure is on_store_failure for package ratelimit.
+func (c *Config) onFailure() ratelimit.OnFailure {
+	switch c.OnStoreFailure {
+	case "open":
+		return ratelimit.LetPass
+	case "closed":
+		return ratelimit.RefuseAll
+	}
+	return ratelimit.ShareOut
 }
 
 func (c *Config) key() attribute.KeySettings {

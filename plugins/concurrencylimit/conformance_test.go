@@ -7,7 +7,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	plugintest.Run(t, Factory(), plugintest.Options{
+	plugintest.Run(t, Factory(nil), plugintest.Options{
 		Good: []string{
 			// Places are given back with the exchange, and the allocation test
 			// passes the same one many times.
