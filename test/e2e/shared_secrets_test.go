@@ -74,10 +74,27 @@ func TestTwoNodesShareCertificatesAndSessions(t *testing.T) {
 	ca := acmetest.New(t, acmetest.Settings{})
 	a, b := prepareSharing(t, "a", ca), prepareSharing(t, "b", ca)
 	ca.Reach(b.web, b.secure) // whoever orders
+	// The authority takes its time until both are there, and known to each other.
+	both := make(chan struct{})
+	ca.Filter(func(_ http.ResponseWriter, r *http.Request) bool {
+		select {
+		case <-both:
+		case <-r.Context().Done():
+		}
+		return false
+	})
 	a.begin(redis.Address, fleetSecret)
-	a.waitReady()
 	b.begin(redis.Address, fleetSecret)
-	b.waitReady()
+	for _, n := range []*sharingNode{a, b} {
+		n.waitReady()
+		n.eventually("it is known to be there", func() error {
+			if redis.Do(t, "EXISTS", "gatehouse:{values:nodes}:value:"+n.name) != int64(1) {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+	}
+	close(both)
 	for _, n := range []*sharingNode{a, b} {
 		n.eventually("a certificate", func() error { return n.meet("shop.test") })
 		n.eventually("all is well", func() error {
