@@ -62,6 +62,8 @@ type Fleet struct {
 	// file.
 	Latest uint64         `json:"latest"`
 	Nodes  []nodes.Member `json:"nodes"`
+	// Alerts are what is wrong with them.
+	Alerts []fleet.Alert `json:"alerts,omitempty"`
 }
 
 // Problem is an error in the form of RFC 9457.
@@ -333,6 +335,9 @@ func (a *Server) fleet(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		problem(w, err)
 		return
+	}
+	if a.settings.Fleet != nil {
+		out.Alerts = a.settings.Fleet.Alerts(out.Nodes)
 	}
 	reply(w, http.StatusOK, out)
 }

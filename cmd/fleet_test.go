@@ -254,10 +254,10 @@ func TestAFleetRunsOneConfigAndRefusesItTogether(t *testing.T) {
 		t.Errorf("%v: %s", err, r.out)
 	}
 	b.says("one")
-	if r = a.run("status"); r.code != 1 || !strings.Contains(r.out, "node b: revision 4 refused ") {
+	if r = a.run("status"); r.code != 1 || !strings.Contains(r.out, "node b: revision 4 refused, revision 3 serves: ") {
 		t.Errorf("code %d:\n%s%s", r.code, r.out, r.err)
 	}
-	// Mended outside the config, it runs after a SIGHUP.
+	// Mended outside the config, it runs after a SIGHUP, or by itself.
 	if err := os.WriteFile(filepath.Join(b.dir, "keys.json"), []byte(keys), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -265,6 +265,15 @@ func TestAFleetRunsOneConfigAndRefusesItTogether(t *testing.T) {
 	if s := b.fleet.follower.Status(); s.Revision != 4 || s.Error != "" {
 		t.Errorf("after the mending: %+v", s)
 	}
+	if err := os.WriteFile(filepath.Join(c.dir, "keys.json"), []byte(keys), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all is well", func() string {
+		if r := a.run("status"); r.code != 0 {
+			return r.out
+		}
+		return ""
+	})
 	// A node that has left is not waited for.
 	c.end()
 	a.apply(shared("three"))

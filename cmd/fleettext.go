@@ -17,12 +17,22 @@ func (s *status) wrongFleet(add func(format string, args ...any), now time.Time)
 	if !f.Store.Up {
 		add("store: does not answer since %s: %s", stamp(f.Store.Since), f.Store.Error)
 	}
+	if f.Store.Up && f.Store.WriteError != "" {
+		add("store: answers, but cannot be written to since %s: %s", stamp(f.Store.WriteErrorSince), f.Store.WriteError)
+	}
 	if f.Error != "" {
 		add("revision %d: refused %s, revision %d serves: %s", f.Refused, ago(f.ErrorAt, now), f.Revision, f.Error)
 	}
-	for _, n := range s.Nodes {
-		if n.Node != s.Node && n.Error != "" {
-			add("node %s: revision %d refused %s, revision %d serves: %s", n.Node, n.Refused, ago(n.ErrorAt, now), n.Revision, n.Error)
+	for _, a := range s.Alerts {
+		since := ""
+		if a.Kind == "behind" {
+			since = ", for " + span(now.Sub(a.Since))
+		}
+		switch {
+		case a.Node == "":
+			add("fleet: %s", a.Text)
+		case a.Node != s.Node || a.Kind != "refusing": // of this one it is said above
+			add("node %s: %s%s", a.Node, a.Text, since)
 		}
 	}
 }
@@ -82,7 +92,8 @@ func printNodes(w io.Writer, nodes []fleet.Member, now time.Time) {
 			number = "file"
 		}
 		if n.Revision > 0 {
-			number, age = fmt.Sprint(n.Revision), span(now.Sub(n.Since))
+			// By its own clock, which may differ from ours.
+			number, age = fmt.Sprint(n.Revision), span(n.Time.Sub(n.Since))
 		}
 		if n.Error != "" {
 			trouble = oneLine(n.Error)

@@ -27,6 +27,8 @@ type status struct {
 	Announced bool `json:"announced,omitempty"`
 	// Nodes of the fleet; `gatehouse status` asks for them by themselves.
 	Nodes []fleet.Member `json:"nodes,omitempty"`
+	// Alerts about them, as above.
+	Alerts []fleet.Alert `json:"alerts,omitempty"`
 	// Handover is absent where none has been tried.
 	Handover *handoverStatus `json:"handover,omitempty"`
 	// Registry is this node's view of the services; absent where it needs none.

@@ -23,7 +23,9 @@ func (*statusCommand) Help() string {
 	return `Exit code 0: all is well. 1: the node cannot be reached, or something is wrong:
 the newest config was refused, a route is broken, an upstream has no endpoint
 that can be used, or a certificate is missing, out of date or cannot be renewed. Of a fleet: the
-store is away, or a node refuses the newest revision.`
+store is away or cannot be written to; a node refuses the newest revision, has been
+behind it for ten seconds, or runs one from its disk; two nodes have one name; the
+nodes are of different versions; or the store has something that no node wrote.`
 }
 
 // Run asks a node and prints what it says.
@@ -48,14 +50,14 @@ func (c *statusCommand) Run(env *environment) error {
 		if err := c.get("/api/v1/fleet", &f); err != nil {
 			unknown = err.Error()
 		}
-		s.Nodes = f.Nodes
+		s.Nodes, s.Alerts = f.Nodes, f.Alerts
 	}
 	wrong := s.wrong(time.Now())
 	if unknown != "" && (s.Fleet == nil || s.Fleet.Store.Up) {
 		wrong = append(wrong, visible("fleet: the other nodes cannot be listed: "+unknown))
 	}
 	if c.Output == "json" {
-		if err := printStatus(env, body, &s); err != nil {
+		if err := printStatus(env, body, &s, wrong); err != nil {
 			return err
 		}
 	} else {
@@ -96,17 +98,20 @@ func (c *statusCommand) ready(env *environment) error {
 	return err
 }
 
-// printStatus prints what the node said, with the nodes of its fleet.
-func printStatus(env *environment, body []byte, s *status) error {
-	if len(s.Nodes) == 0 {
-		_, err := env.out.Write(body)
-		return err
-	}
+// printStatus prints what the node said, with the nodes of its fleet, and what is
+// wrong as it is told to people.
+func printStatus(env *environment, body []byte, s *status, wrong []string) error {
 	all := map[string]json.RawMessage{}
-	nodes, err := json.Marshal(s.Nodes)
-	if err = errors.Join(err, json.Unmarshal(body, &all)); err != nil {
+	err := json.Unmarshal(body, &all)
+	for key, value := range map[string]any{"nodes": s.Nodes, "alerts": s.Alerts, "wrong": wrong} {
+		text, e := json.Marshal(value)
+		err = errors.Join(err, e)
+		if string(text) != "null" {
+			all[key] = text
+		}
+	}
+	if err != nil {
 		return err
 	}
-	all["nodes"] = nodes
 	return env.json(all)
 }

@@ -223,7 +223,8 @@ func TestClocksThatDiffer(t *testing.T) {
 // flaky is a store that can be cut off.
 type flaky struct {
 	store.Store
-	cut atomic.Bool
+	cut  atomic.Bool
+	deaf atomic.Bool // only what it reads of revisions is old
 }
 
 func (f *flaky) err() error {
@@ -236,6 +237,9 @@ func (f *flaky) err() error {
 func (f *flaky) Latest(ctx context.Context) (uint64, error) {
 	if err := f.err(); err != nil {
 		return 0, err
+	}
+	if f.deaf.Load() {
+		return 1, nil
 	}
 	return f.Store.Latest(ctx)
 }

@@ -83,14 +83,18 @@ type StoreStatus struct {
 	Since    time.Time `json:"since,omitzero"`
 	Answered time.Time `json:"answered,omitzero"`
 	Error    string    `json:"error,omitempty"`
+	// WriteError is why a store that answers cannot be written to, and since when.
+	WriteError      string    `json:"write_error,omitempty"`
+	WriteErrorSince time.Time `json:"write_error_since,omitzero"`
 }
 
 // Follower follows the fleet's config for one node.
 type Follower struct {
-	s     Settings
-	take  Take
-	kick  chan struct{} // look at the store now
-	nodes *nodes.Announcer
+	s      Settings
+	take   Take
+	kick   chan struct{} // look at the store now
+	nodes  *nodes.Announcer
+	census census
 
 	turn  sync.Mutex // held while the store is looked at; guards the following; taken before mu
 	kept  *kept
@@ -132,7 +136,7 @@ func New(s Settings) (*Follower, error) {
 		s: s, kick: make(chan struct{}, 1), stop: func() {},
 		kept: newKept(s.Dir, s.Control),
 	}
-	f.nodes = nodes.New(nodes.Settings{Store: s.Store, Self: f.self, Log: s.Log})
+	f.nodes = nodes.New(nodes.Settings{Store: s.Store, Self: f.self, Seen: f.saw, Told: f.wrote, Log: s.Log})
 	s.Metrics.Fleet.Follows()
 	bad, err := f.kept.read(s.Trusted)
 	if err != nil {
@@ -233,13 +237,16 @@ func (f *Follower) Status() Status {
 // watch has the store looked at whenever it says that something has changed.
 // All that a failure costs is that a change is found by polling.
 func (f *Follower) watch(ctx context.Context) {
+	silent := false
 	for ctx.Err() == nil {
 		err := f.s.Store.Watch(ctx, func(topic string) {
+			silent = false
 			if topic == store.TopicRevisions || topic == "" {
 				f.Poke()
 			}
 		})
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && !silent {
+			silent = true
 			f.s.Log.Warn("the store no longer tells of changes; they are found by asking", "error", err)
 		}
 		sleep(ctx, f.s.Poll)

@@ -2,10 +2,13 @@ package fleet_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -42,6 +45,8 @@ type member struct {
 	key   *revision.Key
 	log   *logbook
 
+	metrics *metrics.Metrics
+
 	tries  atomic.Int64 // to make a config live
 	mended atomic.Bool  // "!NAME" can be built after all
 	broken atomic.Bool  // what is live does not work as a whole
@@ -77,6 +82,7 @@ type options struct {
 	poll    time.Duration
 	ahead   time.Duration // of the node's clock
 	keep    uint64        // revisions
+	version string
 }
 
 // often is how often nodes ask a real Redis in tests.
@@ -95,7 +101,7 @@ func join(t *testing.T, name string, s store.Store, o options) *member {
 	if o.dir == "" {
 		o.dir = t.TempDir()
 	}
-	m := &member{t: t, name: name, dir: o.dir, store: s, log: &logbook{}}
+	m := &member{t: t, name: name, dir: o.dir, store: s, log: &logbook{}, metrics: metrics.New(metrics.Settings{})}
 	ring, role := o.trusted, "gateway"
 	if !o.gateway {
 		key, _, err := revision.LoadOrCreateKey(filepath.Join(o.dir, "control.key"))
@@ -108,8 +114,8 @@ func join(t *testing.T, name string, s store.Store, o options) *member {
 	var err error
 	m.Follower, err = fleet.New(fleet.Settings{
 		Store: s, Trusted: ring, Control: !o.gateway, Dir: o.dir,
-		Self: fleet.Member{Node: name, Role: role}, Parse: parse,
-		Metrics: metrics.New(metrics.Settings{}), Log: log, Incomplete: m.broken.Load, Poll: o.poll,
+		Self: fleet.Member{Node: name, Role: role, Version: cmp.Or(o.version, "v1")}, Parse: parse,
+		Metrics: m.metrics, Log: log, Incomplete: m.broken.Load, Poll: o.poll,
 		Now: func() time.Time { return time.Now().Add(o.ahead) },
 	})
 	if err != nil {
@@ -124,6 +130,12 @@ func join(t *testing.T, name string, s store.Store, o options) *member {
 	m.Start(t.Context(), m.take)
 	t.Cleanup(m.leave)
 	return m
+}
+
+func (m *member) scrape() string {
+	w := httptest.NewRecorder()
+	m.metrics.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	return w.Body.String()
 }
 
 // leave ends a member; twice is allowed.

@@ -43,6 +43,8 @@ type Member struct {
 	Refused uint64    `json:"refused,omitempty"`
 	Error   string    `json:"error,omitempty"`
 	ErrorAt time.Time `json:"error_at,omitzero"`
+	// Twin says that another process has used the same name all the while.
+	Twin bool `json:"twin,omitempty"`
 	// Time is when it was told, by the node's own clock.
 	Time time.Time `json:"time"`
 }
@@ -65,12 +67,17 @@ func List(ctx context.Context, s store.Values) ([]Member, error) {
 	return list, nil
 }
 
-// Settings are what a node announces itself with; all are required.
+// Settings are what a node announces itself with; all are required but Seen and
+// Told.
 type Settings struct {
 	Store store.Values
 	// Self is what there is to tell now. Node and Instance never change; Node is
 	// a name as store.CheckNames has it.
 	Self func() Member
+	// Seen is called with the live nodes, and Told with what came of telling,
+	// with every heartbeat and from one goroutine; nil: nobody wants to know.
+	Seen func(list []Member)
+	Told func(err error)
 	Log  *slog.Logger
 }
 
@@ -82,6 +89,8 @@ type Announcer struct {
 	last [int(TTL / heartbeat)]int64 // the latest counts; only the goroutine's
 	stop func()
 	done sync.WaitGroup
+
+	twins int // how often in a row somebody else had used our name; the goroutine's
 }
 
 // New returns an announcer that has told nothing yet.
@@ -118,14 +127,13 @@ func (a *Announcer) Live() int { return int(a.live.Load()) }
 func (a *Announcer) announce(ctx context.Context) {
 	tick := time.NewTicker(heartbeat)
 	defer tick.Stop()
-	twins := 0
 	for {
 		if a.twin(ctx) {
-			if twins++; twins == 2 { // once may be ourselves before a crash
+			if a.twins++; a.twins == 2 { // once may be ourselves before a crash
 				a.s.Log.Error("another process calls itself by the same name; give each node of a fleet its own node.name", "node", a.s.Self().Node)
 			}
 		} else {
-			twins = 0
+			a.twins = 0
 		}
 		a.put(ctx)
 		a.count(ctx)
@@ -145,15 +153,19 @@ func (a *Announcer) announce(ctx context.Context) {
 
 func (a *Announcer) put(ctx context.Context) {
 	self := a.s.Self()
+	self.Twin = a.twins >= 2
 	data, err := json.Marshal(self)
 	if err != nil {
 		panic("BUG: " + err.Error())
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	// That the store is away is found out by those who need it.
-	if err := a.s.Store.Put(ctx, Folder, self.Node, data, TTL); err != nil {
+	err = a.s.Store.Put(ctx, Folder, self.Node, data, TTL)
+	if err != nil { // that the store is away is found out by those who need it
 		a.s.Log.Debug("this node could not tell the others about itself", "error", err)
+	}
+	if a.s.Told != nil {
+		a.s.Told(err)
 	}
 }
 
@@ -165,6 +177,9 @@ func (a *Announcer) count(ctx context.Context) {
 	list, err := List(ctx, a.s.Store)
 	if err != nil {
 		return
+	}
+	if a.s.Seen != nil {
+		a.s.Seen(list)
 	}
 	n := int64(0)
 	for _, m := range list {

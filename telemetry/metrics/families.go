@@ -103,6 +103,9 @@ var (
 	serviceOverdue   = define(KindGauge, "gatehouse_registry_leases_overdue", "Leases that were over when they were last looked at.")
 	serviceEvicted   = define(KindCounter, "gatehouse_registry_evictions_total", "Instances this node has evicted.")
 	eurekaRequests   = define(KindCounter, "gatehouse_registry_eureka_requests_total", "Requests of clients of Eureka by operation (register, renew, cancel, status, metadata, query, other) and result (ok, not_found, unauthorized, malformed, too_large, busy, full, unavailable).", "operation", "result")
+	fleetWritable    = define(KindGauge, "gatehouse_fleet_store_writable", "0 while the store answers but cannot be written to: a replica, or out of memory.")
+	fleetNodes       = define(KindGauge, "gatehouse_fleet_nodes", "Live nodes as this one sees them: running the newest revision (current), an older one (behind), or an older one because they refuse the newest (refusing); running it from their disk without the store having confirmed it (from_disk); with data in the store that no node has written (unreadable); and with a config of their own (file).", "state")
+	fleetLag         = define(KindGauge, "gatehouse_fleet_lag_seconds", "For how long a live node has not run the newest revision, the one that is behind the longest; 0: all run it.")
 	certNotAfter     = define(KindGauge, "gatehouse_certificate_not_after_timestamp_seconds", "When the certificate in use expires, seconds since 1970; 0 while none could be loaded. Days left: (X - time()) / 86400.", "certificate")
 	certOCSP         = define(KindGauge, "gatehouse_certificate_ocsp_next_update_timestamp_seconds", "Until when the OCSP response shown with the certificate is valid, seconds since 1970; 0 while none can be shown. Only of certificates with an ocsp_file.", "certificate")
 	certLoads        = define(KindCounter, "gatehouse_certificate_loads_total", "Certificates put in use, and errors met while following their files or ordering them.", "certificate", "result")
@@ -121,7 +124,7 @@ var (
 		sourceAge, sourceFailures, sourceEndpoints,
 		listenerOpen, listenerSpoken, listenerAccepted, listenerRefused, listenerRefusals, handshakes, unknownNames, acceptErrors, streamReceived, streamSent,
 		configRevision, configOK, configTime, configTook, configReloads, configBroken,
-		fleetRevision, fleetFromDisk, fleetUp, fleetAnswered, fleetRefused, fleetRestored,
+		fleetRevision, fleetFromDisk, fleetUp, fleetAnswered, fleetRefused, fleetRestored, fleetWritable, fleetNodes, fleetLag,
 		sharedUp, ticketsShared, ticketsMade,
 		serviceInstances, serviceCount, serviceMissing, serviceMalformed, serviceUp, serviceAnswered, servicePreserved, serviceOverdue, serviceEvicted, eurekaRequests,
 		certNotAfter, certOCSP, certLoads, certOrders, certOrdered, certNext,

@@ -16,6 +16,19 @@ const (
 
 var revisionReasonNames = [revisionReasons]string{"untrusted", "old", "malformed", "invalid"}
 
+// What a node makes of the newest revision, as another sees it.
+const (
+	NodeCurrent = iota
+	NodeBehind
+	NodeRefusing
+	NodeFromDisk
+	NodeUnreadable
+	NodeFile
+	NodeStates
+)
+
+var nodeStateNames = [NodeStates]string{"current", "behind", "refusing", "from_disk", "unreadable", "file"}
+
 // Fleet tells about the config that a node shares with others. Its methods are
 // for concurrent use.
 type Fleet struct {
@@ -24,6 +37,9 @@ type Fleet struct {
 	answered     atomic.Int64
 	refused      [revisionReasons]Counter
 	restored     Counter
+	readOnly     atomic.Bool
+	nodes        [NodeStates]atomic.Int64
+	lag          atomic.Int64
 }
 
 // Follows makes the metrics appear: this node's config comes from a store.
@@ -49,6 +65,18 @@ func (f *Fleet) Refused(reason int) { f.refused[reason].Inc() }
 // Restored counts a store that was given its revisions back.
 func (f *Fleet) Restored() { f.restored.Inc() }
 
+// Writable notes whether the store could be written to.
+func (f *Fleet) Writable(yes bool) { f.readOnly.Store(!yes) }
+
+// Nodes notes how many live nodes are in each state, by the constants above, and
+// for how long one of them has been behind.
+func (f *Fleet) Nodes(counts [NodeStates]int, lag time.Duration) {
+	for i, n := range counts {
+		f.nodes[i].Store(int64(n))
+	}
+	f.lag.Store(int64(lag))
+}
+
 func (f *Fleet) collect(e *emit) {
 	if !f.on.Load() {
 		return
@@ -61,4 +89,9 @@ func (f *Fleet) collect(e *emit) {
 		e.counter(fleetRefused, f.refused[i].Value(), name)
 	}
 	e.counter(fleetRestored, f.restored.Value())
+	e.gauge(fleetWritable, flag(!f.readOnly.Load()))
+	for i, name := range nodeStateNames {
+		e.gauge(fleetNodes, float64(f.nodes[i].Load()), name)
+	}
+	e.gauge(fleetLag, time.Duration(f.lag.Load()).Seconds())
 }
