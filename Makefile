@@ -28,7 +28,7 @@ setup: ## install what the tests and benchmarks need (Debian packages), where mi
 
 # Concurrent packages: tested under the race detector, and without it where that
 # would hide something (test/repo knows the names of those tests).
-RACED := ./discovery/... ./gateway/... ./plugins/... ./ratelimit/... ./telemetry/... ./control/...
+RACED := ./discovery/... ./gateway/... ./plugins/... ./ratelimit/... ./telemetry/... ./control/... ./mesh/...
 
 test: lint race ## everything a change must pass (< 15 minutes on 2 cores)
 	$(GO) test -timeout 8m $$(comm -23 <($(GO) list ./... | grep -v /test | sort) <($(GO) list $(RACED) | sort))
