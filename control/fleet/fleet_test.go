@@ -99,8 +99,13 @@ func TestASilentNodeTakesNothingBack(t *testing.T) {
 	}
 	nodes[1].leave() // says so, and is not waited for
 	s := connect(t, server)
-	if err := s.Put(t.Context(), "nodes", "d", []byte(`{"node":"d","instance":"x","revision":1}`), time.Minute); err != nil {
-		t.Fatal(err)
+	for name, text := range map[string]string{
+		"d": `{"node":"d","instance":"x","revision":1}`,
+		"e": `{"node":"e","instance":"x","file":true}`, // follows no revisions, and is not waited for
+	} {
+		if err := s.Put(t.Context(), "nodes", name, []byte(text), time.Minute); err != nil {
+			t.Fatal(err)
+		}
 	}
 	got, err := a.Apply(t.Context(), fleet.Draft{Data: pack(t, "two"), Message: "why"}, 2*time.Second, true)
 	if err != nil || got.Rollback != 0 || strings.Join(got.Outcome.Silent, " ") != "d" || len(got.Outcome.Refused) != 0 {
