@@ -17,10 +17,14 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/config/unit"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 	"github.com/gatehouse-proxy/gatehouse/control/store/local"
+	"github.com/gatehouse-proxy/gatehouse/control/store/redis"
 	"github.com/gatehouse-proxy/gatehouse/mesh/registry"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	redis.LogTo(slog.New(slog.DiscardHandler)) // every failure is an error as well
+	goleak.VerifyTestMain(m)
+}
 
 // open makes a registry that is closed with the test.
 func open(t *testing.T, s registry.Settings) *registry.Registry {
