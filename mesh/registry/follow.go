@@ -14,6 +14,7 @@ func (r *Registry) follow(ctx context.Context) {
 	defer tick.Stop()
 	looked := r.looked
 	for ctx.Err() == nil {
+		last := time.Now()
 		waiters := r.waiting.take()
 		err := r.look(ctx)
 		for _, c := range waiters {
@@ -29,10 +30,27 @@ func (r *Registry) follow(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-r.kick:
+			r.collect(ctx, last)
 		case <-tick.C:
 		}
 	}
 	r.save(true)
+}
+
+// collect waits until enough time has passed since the last look, or somebody
+// waits for the next one: many changes in a row are cheaper together.
+func (r *Registry) collect(ctx context.Context, last time.Time) {
+	t := time.NewTimer(gather - time.Since(last))
+	defer t.Stop()
+	for !r.waiting.any() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			return
+		case <-r.kick:
+		}
+	}
 }
 
 // look reads what has changed in the store.

@@ -64,6 +64,9 @@ const (
 	marker = "registry"
 	// poll is how often the store is asked: what a lost notification costs.
 	poll = time.Second
+	// gather is how long changes are collected to be read together, unless
+	// somebody waits to see one.
+	gather = 20 * time.Millisecond
 	// pollValues is the same for static entries.
 	pollValues = 10 * time.Second
 	// patience is how long the store may take for one answer.
@@ -284,6 +287,12 @@ func (w *waiting) take() []chan struct{} {
 	list := w.list
 	w.list = nil
 	return list
+}
+
+func (w *waiting) any() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.list) > 0
 }
 
 // sync waits until the copy has what the store has now, or ctx is done. Static
