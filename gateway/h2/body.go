@@ -38,6 +38,7 @@ type body struct {
 func (b *body) begin(s *stream) {
 	b.s, b.c = s, s.c
 	b.canRead.L = &s.c.mu
+	b.buffer.Reset() // it is empty: nothing must ever come from another request
 	b.length, b.got, b.max = -1, 0, -1
 	b.closed, b.err = nil, nil
 	b.waits, b.broke, b.over, b.late = false, false, false, false
@@ -191,6 +192,9 @@ func (b *body) end() {
 	b.over = true
 	if !b.done.Load() {
 		b.c.owe(b.buffer.Len())
+	}
+	if b.s.dirty {
+		b.buffer = frames.Buffer{} // what Whole has lent may still be read
 	}
 	b.buffer.Reset()
 	b.canRead.Broadcast()

@@ -70,7 +70,7 @@ type conn struct {
 	streams map[uint32]*stream
 	running int    // handlers
 	highest uint32 // stream that the client has begun
-	lastID  uint32 // the same, when that was still welcome
+	lastID  uint32 // the same, whose head has come whole while that was welcome
 	cut     ring   // streams that we have reset: their client may not know yet
 	served  int    // streams that have ended
 	resets  int    // of them, by a reset that was the client's doing
@@ -140,6 +140,9 @@ func (c *conn) hangUp() {
 		c.drop(s)
 	}
 	c.running -= len(c.starting) // their handlers will not be
+	for _, s := range c.starting {
+		s.body.end() // of which something may have come
+	}
 	c.mu.Unlock()
 	c.abort()
 	for _, s := range c.starting {

@@ -65,7 +65,10 @@ func (c *conn) takeWindow(f *frames.Frame) error {
 	}
 	s := c.streams[f.Stream]
 	if s == nil {
-		return c.checkOpened(f.Stream)
+		if err := c.checkOpened(f.Stream); err != nil {
+			return err
+		}
+		return c.spend(1) // its window takes any number of them
 	}
 	if s.window+n > frames.MaxWindow {
 		return c.breakHeld(f.Stream, frames.FlowControlError, reason.HTTP2Protocol)
@@ -126,14 +129,8 @@ func (c *conn) noteReset() error {
 	return nil
 }
 
-// breakStream resets a stream for what the client did.
-func (c *conn) breakStream(id uint32, code frames.Code, why *reason.Reason) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.breakHeld(id, code, why)
-}
-
-// breakHeld is breakStream; c.mu is held, but not while others are told.
+// breakHeld resets a stream for what the client did. c.mu is held, but not while
+// others are told.
 func (c *conn) breakHeld(id uint32, code frames.Code, why *reason.Reason) error {
 	c.out = frames.AppendReset(c.room(), id, code)
 	c.cut.add(id)

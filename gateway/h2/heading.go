@@ -106,9 +106,7 @@ func (c *conn) classify(h *heading) error {
 		c.highest = h.id
 		if c.ending == left {
 			h.kind = nothing // it has been told which the last one was
-			return nil
 		}
-		c.lastID = h.id
 	}
 	return nil
 }
@@ -324,6 +322,11 @@ func (c *conn) begin(id uint32) error {
 	h.s = nil
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.ending == left { // since its first frame
+		c.srv.recycle(s)
+		return nil
+	}
+	c.lastID = id
 	code, why := frames.NoError, s.why
 	switch {
 	case h.resets:
@@ -367,6 +370,8 @@ func (c *conn) endByTrailers(id uint32) error {
 	switch {
 	case s == nil: // it was ended meanwhile
 		return nil
+	case s.body.done.Load() && !h.resets: // they are behind nothing, and read without a lock
+		s.endOfBody(nil)
 	case h.resets:
 		return c.breakHeld(id, frames.ProtocolError, h.why)
 	case h.why != nil:

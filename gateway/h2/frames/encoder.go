@@ -87,6 +87,10 @@ func (e *Encoder) Append(b []byte, name, value string) []byte {
 	if secret(name) {
 		return e.literal(b, 0x10, 4, name, value)
 	}
+	size := len(name) + len(value) + overhead
+	if size > largest { // nor is it remembered
+		return e.literal(b, 0, 4, name, value)
+	}
 	h := maphash.String(e.seed, name) ^ bits.RotateLeft64(maphash.String(e.seed, value), 1)
 	k := e.find(h, name, value)
 	if k == nil {
@@ -103,8 +107,7 @@ func (e *Encoder) Append(b []byte, name, value string) []byte {
 	case k.number > e.gone:
 		return appendInt(b, 0x80, 7, static+1+int(e.added-k.number))
 	}
-	size := len(name) + len(value) + overhead
-	if size > largest || size > e.max {
+	if size > e.max {
 		return e.literal(b, 0, 4, name, value)
 	}
 	b = e.literal(b, 0x40, 6, name, value) // names what the table has before it is changed

@@ -162,3 +162,22 @@ func FuzzEncoder(f *testing.F) {
 		}
 	})
 }
+
+// Fields too large for the table cost a connection no memory however often they
+// come.
+func TestLargeFieldsAreNotKept(t *testing.T) {
+	e := frames.NewEncoder()
+	text := []byte(strings.Repeat("y", 8<<10))
+	b := make([]byte, 0, 32<<10)
+	i := 0
+	allocs := testing.AllocsPerRun(100, func() {
+		text[0], text[1] = byte('a'+i%26), byte('a'+i/26)
+		i++
+		for range 2 {
+			b = e.Append(e.Begin(b[:0]), "location", frames.Text(text))
+		}
+	})
+	if allocs > 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+}

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	frames "golang.org/x/net/http2"
+
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http2"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
@@ -273,6 +275,24 @@ func TestInterimRepliesArePassedOn(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	if got := strings.Join(front.informed, "\n"); got != "Early Hints|Link: </a>|\nEarly Hints|Link: </b>|" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// What an interim reply says of a body would have a client of HTTP/1, or what is
+// between it and us, wait for one.
+func TestInterimRepliesHaveNoLength(t *testing.T) {
+	addr := endpoints(t, func(e *endpoint, in <-chan event) {
+		v, _ := await(in, frames.FrameHeaders)
+		e.headers(v.stream, false, ":status", "103", "content-length", "5", "link", "</a>")
+		e.headers(v.stream, true, ":status", "204")
+	})
+	front := newClient()
+	r := do(newPool(t, http2.Settings{}, addr), &transport.Call{Head: head("GET /"), Front: front, Watch: front})
+	if r.err != nil || r.status != 204 {
+		t.Errorf("%+v", r)
+	}
+	if got := strings.Join(front.informed, "\n"); got != "Early Hints|Link: </a>|" {
 		t.Errorf("got %s", got)
 	}
 }

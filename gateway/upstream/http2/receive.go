@@ -71,7 +71,9 @@ func (k *block) field(f hpack.HeaderField) {
 		value := frames.Trim(f.Value)
 		switch f.Name {
 		case "content-length":
-			k.contentLength(value)
+			if k.contentLength(value); k.status < 200 {
+				return // an interim reply has no body, and nobody behind us is to wait for one
+			}
 		case "content-type":
 			// Its status comes in the trailers, whether they are announced or not.
 			k.announce = k.announce || strings.HasPrefix(value, "application/grpc")
