@@ -234,7 +234,7 @@ var docs = map[string]string{
 	"config.Match.Path":                              "Empty: any.",
 	"config.Match.Query":                             "Parameters of the query, decoded; like headers.",
 	"config.Mesh":                                    "A service of the mesh, written as its name or in full.",
-	"config.Mesh.AllowEmpty":                         "Believe that there is no instance at all, instead of keeping the last ones.",
+	"config.Mesh.AllowEmpty":                         "Take the last instance away too when it is drained, deregistered or evicted; false keeps sending it requests. While the registry is away nothing is taken away in either case.",
 	"config.Mesh.Service":                            "The service's name.",
 	"config.Mirror":                                  "Sends a copy of requests elsewhere and ignores the answer.",
 	"config.Mirror.MaxBody":                          "Requests with longer bodies are not mirrored.",

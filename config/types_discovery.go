@@ -153,8 +153,10 @@ type SourceTLS struct {
 type Mesh struct {
 	// The service's name.
 	Service string `yaml:"service" required:"true"`
-	// Believe that there is no instance at all, instead of keeping the last ones.
-	AllowEmpty bool `yaml:"allow_empty" default:"false"`
+	// Take the last instance away too when it is drained, deregistered or evicted;
+	// false keeps sending it requests. While the registry is away nothing is taken
+	// away in either case.
+	AllowEmpty bool `yaml:"allow_empty" default:"true"`
 }
 
 // UnmarshalText reads the short form.

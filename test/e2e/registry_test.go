@@ -140,7 +140,7 @@ func TestAClientOfEurekaGetsRequests(t *testing.T) {
 		fmt.Sprintf("  registry: { eureka: { address: %q, users: { spring: %q } } }", eureka, password),
 		`routes: { none: { match: { path: / }, respond: { body: "control" } } }`)
 	b := registryNode(t, "b", server.Address, "  control: { enabled: false }", `
-upstreams: { users: { mesh: { service: users, allow_empty: true } } }
+upstreams: { users: { mesh: users } }
 routes: { all: { match: { path: / }, backends: [{ upstream: users }] } }`)
 	app := upstreamServer(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "users") })
 	_, port, _ := strings.Cut(app, ":")
