@@ -28,14 +28,22 @@ func (s *Store) leaseKeys() []string {
 // maxChanges is how many changes the stream keeps, about.
 const maxChanges = 20000
 
-// note is the part of the scripts that takes a change down.
+// note is the part of the scripts that takes a change down. Where no number can
+// follow, since somebody else has written a huge one or removed the last, a new
+// life of the registry begins: everybody reads all of it.
 var note = `
 local function note(op, id)
   if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('SET', KEYS[4], ARGV[2]); redis.call('DEL', KEYS[3]) end
   local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
   local n = 0
   if last then n = tonumber(string.match(last[1], '^%d+')) end
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ` + strconv.Itoa(maxChanges) + `, string.format('%.0f-0', n + 1), op, id, 'mark', ARGV[2])
+  local entry = {op, id, 'mark', ARGV[2]}
+  local added = redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ` + strconv.Itoa(maxChanges) + `, string.format('%.0f-0', n + 1), unpack(entry))
+  if added.err then
+    redis.call('SET', KEYS[4], ARGV[2])
+    redis.call('DEL', KEYS[3])
+    redis.call('XADD', KEYS[3], '1-0', unpack(entry))
+  end
 end
 local function ms() local t = redis.call('TIME'); return t[1] * 1000 + math.floor(t[2] / 1000) end
 `
@@ -180,9 +188,33 @@ func (s *Store) Expire(ctx context.Context, limit int) (overdue, all int, err er
 	return int(n[0]), int(n[1]), nil
 }
 
+// defaultMaxLeases is more than a registry may be set to have.
+const defaultMaxLeases = 1 << 20
+
+// countable asks how many leases there are, before all are read.
+func (s *Store) countable(ctx context.Context, keys []string) error {
+	var counts [2]*redis.IntCmd
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		counts[0], counts[1] = p.HLen(ctx, keys[0]), p.ZCard(ctx, keys[1])
+		return nil
+	})
+	if err != nil {
+		return s.fail("count the leases", err)
+	}
+	for i, n := range counts {
+		if n.Val() > s.maxLeases {
+			return fmt.Errorf("%w: %s has %d entries, more than the %d that are read", store.ErrMalformed, keys[i], n.Val(), s.maxLeases)
+		}
+	}
+	return nil
+}
+
 // Snapshot implements store.Leases.
 func (s *Store) Snapshot(ctx context.Context) ([]store.Lease, store.Position, error) {
 	keys := s.leaseKeys()
+	if err := s.countable(ctx, keys); err != nil {
+		return nil, "", err
+	}
 	var data *redis.MapStringStringCmd
 	var ends *redis.ZSliceCmd
 	var last *redis.XMessageSliceCmd
@@ -220,7 +252,7 @@ func place(n uint64, m redis.XMessage) string {
 }
 
 // Changes implements store.Leases. A lease that has changed several times comes
-// once, as it is now.
+// once, as it is now. What is more than the stream is to have comes next time.
 func (s *Store) Changes(ctx context.Context, since store.Position) ([]store.Change, store.Position, error) {
 	epoch, at, _ := strings.Cut(string(since), ".")
 	text, _, _ := strings.Cut(at, ".")
@@ -233,7 +265,7 @@ func (s *Store) Changes(ctx context.Context, since store.Position) ([]store.Chan
 	var now *redis.StringCmd
 	_, err = s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		now = p.Get(ctx, keys[3])
-		entries = p.XRange(ctx, keys[2], strconv.FormatUint(from, 10), "+")
+		entries = p.XRangeN(ctx, keys[2], strconv.FormatUint(from, 10), "+", 2*maxChanges)
 		return nil
 	})
 	if err != nil && !errors.Is(err, redis.Nil) {

@@ -39,6 +39,10 @@ type Settings struct {
 	// Timeout of connecting, and of each read and write; 0: 1 s. The context of
 	// a call can make it shorter.
 	Timeout time.Duration
+	// MaxAnswer bounds what Redis may answer at once, in bytes, and MaxLeases how
+	// many leases are read; 0: 512 MiB and 2^20. What is more was not written by
+	// us, and is store.ErrMalformed.
+	MaxAnswer, MaxLeases int64
 }
 
 // Store is a store.Store in Redis.
@@ -46,6 +50,8 @@ type Store struct {
 	client  redis.UniversalClient
 	prefix  string
 	channel string
+
+	maxAnswer, maxLeases int64
 }
 
 var _ store.Store = (*Store)(nil)
@@ -59,6 +65,12 @@ func New(s Settings) *Store {
 	if s.Prefix == "" {
 		s.Prefix = "gatehouse"
 	}
+	if s.MaxAnswer <= 0 {
+		s.MaxAnswer = defaultMaxAnswer
+	}
+	if s.MaxLeases <= 0 {
+		s.MaxLeases = defaultMaxLeases
+	}
 	o := &redis.UniversalOptions{
 		Addrs: s.Addresses, MasterName: s.Sentinel, IsClusterMode: s.Cluster, DB: s.DB,
 		Username: s.Username, Password: s.Password,
@@ -69,8 +81,12 @@ func New(s Settings) *Store {
 		// What is tried again by itself could be done twice.
 		MaxRetries: -1,
 		OnConnect:  checkVersion,
+		Dialer:     dialer(&redis.Options{DialTimeout: s.Timeout, TLSConfig: s.TLS}, s.MaxAnswer),
 	}
-	return &Store{client: redis.NewUniversalClient(o), prefix: s.Prefix, channel: s.Prefix + ":changed"}
+	return &Store{
+		client: redis.NewUniversalClient(o), prefix: s.Prefix, channel: s.Prefix + ":changed",
+		maxAnswer: s.MaxAnswer, maxLeases: s.MaxLeases,
+	}
 }
 
 // oldest is the major version of Redis that is spoken with.
@@ -115,7 +131,7 @@ func (s *Store) fail(doing string, err error) error {
 		return nil
 	case errors.Is(err, redis.Nil):
 		return store.ErrNotFound
-	case redis.HasErrorPrefix(err, "WRONGTYPE"), redis.HasErrorPrefix(err, "MALFORMED"):
+	case redis.HasErrorPrefix(err, "WRONGTYPE"), redis.HasErrorPrefix(err, "MALFORMED"), errors.Is(err, errTooMuch):
 		return fmt.Errorf("%w: %s: %w", store.ErrMalformed, doing, err)
 	case redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"):
 		return fmt.Errorf("store: %s: Redis refuses the user or the password: %w", doing, err)

@@ -123,14 +123,18 @@ func (s *Store) List(ctx context.Context, folder string) ([]store.Value, error) 
 	}
 	slices.Sort(names)
 	list := make([]store.Value, 0, len(names))
+	all := int64(0)
 	for part := range slices.Chunk(names, 256) {
 		keys := make([]string, len(part))
 		for i, name := range part {
 			keys[i] = s.valueKey(folder, name)
 		}
-		large, err := s.tooLarge(ctx, keys)
+		large, size, err := s.tooLarge(ctx, keys)
 		if err != nil {
 			return nil, err
+		}
+		if all += size; all > s.maxAnswer {
+			return nil, fmt.Errorf("%w: the values of %s have more than %d bytes", store.ErrMalformed, folder, s.maxAnswer)
 		}
 		for i := range large {
 			keys[i] = s.key("values:"+folder, "none") // as one that has ended
@@ -148,26 +152,28 @@ func (s *Store) List(ctx context.Context, folder string) ([]store.Value, error) 
 	return list, nil
 }
 
-// tooLarge are the indices of values that are not ours for their size.
-func (s *Store) tooLarge(ctx context.Context, keys []string) (map[int]bool, error) {
+// tooLarge are the indices of values that are not ours for their size; all is
+// that of the others together.
+func (s *Store) tooLarge(ctx context.Context, keys []string) (list map[int]bool, all int64, err error) {
 	sizes := make([]*redis.IntCmd, len(keys))
-	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, err = s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, key := range keys {
 			sizes[i] = p.StrLen(ctx, key)
 		}
 		return nil
 	})
 	if err != nil && !redis.HasErrorPrefix(err, "WRONGTYPE") { // such a one is left out by MGET
-		return nil, s.fail("look at values", err)
+		return nil, 0, s.fail("look at values", err)
 	}
-	var list map[int]bool
 	for i, size := range sizes {
-		if size.Val() > store.MaxValue {
-			if list == nil {
-				list = map[int]bool{}
-			}
-			list[i] = true
+		if size.Val() <= store.MaxValue {
+			all += size.Val()
+			continue
 		}
+		if list == nil {
+			list = map[int]bool{}
+		}
+		list[i] = true
 	}
-	return list, nil
+	return list, all, nil
 }
