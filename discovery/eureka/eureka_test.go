@@ -131,6 +131,27 @@ func TestMissedChanges(t *testing.T) {
 	r.List("10.0.0.1:8080@z1 10.0.0.2:8080@z1")
 }
 
+// A server that goes on adding instances, with a hash code that is right, does
+// not fill the memory: the whole is asked for again, which is bounded.
+func TestChangesWithoutEnd(t *testing.T) {
+	all := &applications{hash: "UP_1_", apps: []application{{Name: "OTHER", Instances: []instance{{ID: "a", Status: "UP"}}}}}
+	r := newRegistry(all, "USERS")
+	many := make([]instance, maxInstances-1)
+	for i := range many {
+		many[i] = instance{ID: fmt.Sprint(i), Status: "UP"}
+	}
+	apply := func(hash string, list ...instance) bool {
+		_, whole := r.apply(&applications{hash: hash, apps: []application{{Name: "OTHER", Instances: list}}}, "USERS")
+		return whole
+	}
+	if !apply(fmt.Sprintf("UP_%d_", maxInstances), many...) {
+		t.Error("as many as may be are not followed")
+	}
+	if apply(fmt.Sprintf("UP_%d_", maxInstances+1), instance{ID: "one more", Status: "UP"}) {
+		t.Error("more than may be are followed")
+	}
+}
+
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	s, url := newServer(t)

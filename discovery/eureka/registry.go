@@ -20,6 +20,10 @@ type registry struct {
 
 type key struct{ app, id string }
 
+// maxInstances of all applications are followed by changes. Where there are more
+// the whole is read each time, which is bounded by its size.
+const maxInstances = 1 << 18
+
 // id of an instance; old clients have only a host name.
 func (i *instance) id() string {
 	if i.ID != "" {
@@ -61,7 +65,7 @@ func (r *registry) apply(delta *applications, ours string) (changed, whole bool)
 			r.put(a.Name, i, ours)
 		}
 	}
-	return changed, r.hash() == delta.hash
+	return changed, len(r.status) <= maxInstances && r.hash() == delta.hash
 }
 
 // hash is "DOWN_2_UP_5_": how many instances have each status.

@@ -34,6 +34,10 @@ const (
 	// maxStored is how many endpoints of all slices are remembered: two address
 	// types, and as many again that are not ready.
 	maxStored = 4 * upstream.MaxEndpoints
+	// maxPages of a list are read, which is as many as can have something new.
+	maxPages = maxStored/pageSize + 1
+	// pause is the shortest time from the beginning of one watch to the next.
+	pause = time.Second
 	// settle is for how long changes are collected before they are passed on: a
 	// rollout changes slices many times a second.
 	settle = 100 * time.Millisecond

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -296,6 +297,36 @@ func TestListsExpire(t *testing.T) {
 	a.event("ADDED", "users-2", ready("10.0.0.2"))
 	r := discoverytest.Start(t, source(t, at(a.serve())))
 	r.List("10.0.0.1:8080@z1 10.0.0.2:8080@z1")
+}
+
+// A server that ends every watch at once, or a list never, does not keep the
+// node busy with asking.
+func TestEndlessAnswers(t *testing.T) {
+	t.Parallel()
+	list := func(next string) string {
+		return fmt.Sprintf(`{"kind":"EndpointSliceList","metadata":{"resourceVersion":"1","continue":%q},"items":[]}`, next)
+	}
+	serve := func(h http.HandlerFunc) string {
+		s := httptest.NewServer(h)
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	began := time.Now()
+	var watches atomic.Int64
+	short := discoverytest.Start(t, source(t, at(serve(func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("watch") == "" {
+			fmt.Fprint(w, list(""))
+			return
+		}
+		watches.Add(1)
+	}))))
+	endless := discoverytest.Start(t, source(t, at(serve(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, list("more")) }))))
+	endless.Fails("does not end after")
+	endless.Stop()
+	short.Until("three watches", func() bool { return watches.Load() >= 3 })
+	if d := time.Since(began); d < 2*pause {
+		t.Errorf("three watches in %v", d)
+	}
 }
 
 func TestFaults(t *testing.T) {

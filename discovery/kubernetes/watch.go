@@ -42,6 +42,7 @@ func (w *watcher) follow(ctx context.Context) error {
 	}
 	w.tell()
 	for {
+		began := time.Now()
 		opened, err := w.watch(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -51,6 +52,10 @@ func (w *watcher) follow(ctx context.Context) error {
 			return err
 		case err != nil: // it broke: what was missed is told by the next one
 			if !discovery.Sleep(ctx, w.backoff.Next()) {
+				return ctx.Err()
+			}
+		default: // a server that ends every watch at once must not keep a node busy
+			if !discovery.Sleep(ctx, pause-time.Since(began)) {
 				return ctx.Err()
 			}
 		}
@@ -74,7 +79,7 @@ func (w *watcher) relist(ctx context.Context) error {
 	w.slices, w.stored, w.version = map[string]*slice{}, 0, ""
 	q := w.query()
 	q.Set("limit", strconv.Itoa(pageSize))
-	for {
+	for range maxPages {
 		p, err := w.page(ctx, q)
 		if err != nil {
 			if q.Has("continue") { // the list was too old for another page
@@ -93,6 +98,7 @@ func (w *watcher) relist(ctx context.Context) error {
 		}
 		q.Set("continue", p.Metadata.Continue)
 	}
+	return fmt.Errorf("the list of EndpointSlices does not end after %d pages", maxPages)
 }
 
 func (w *watcher) page(ctx context.Context, q url.Values) (*sliceList, error) {
