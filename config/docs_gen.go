@@ -533,7 +533,7 @@ var docs = map[string]string{
 	"plugins/headers.Security.Permissions":           "Permissions-Policy; empty: not sent.",
 	"plugins/headers.Security.Referrer":              "Referrer-Policy; \"off\": not sent.",
 	"plugins/internal/cost.From":                     "Where the cost of a request comes from. What is there and is no number, or is not there, costs the default; what is too little or too much the least or the most.",
-	"plugins/internal/cost.From.Default":             "What costs that cannot be told are.",
+	"plugins/internal/cost.From.Default":             "What costs that cannot be told are, if that is not less than min.",
 	"plugins/internal/cost.From.Expression":          "Or an expression (CEL, with the names that authorize has) that is a number; fractions are rounded up.",
 	"plugins/internal/cost.From.Header":              "A request header with a whole number. Take care that clients cannot set it themselves, or that min is what a request costs at least.",
 	"plugins/internal/cost.From.Max":                 "The most it costs. Default: the smallest burst, or limit.",

@@ -24,7 +24,7 @@ type From struct {
 	// Or an expression (CEL, with the names that authorize has) that is a number;
 	// fractions are rounded up.
 	Expression string `yaml:"expression"`
-	// What costs that cannot be told are.
+	// What costs that cannot be told are, if that is not less than min.
 	Default uint32 `yaml:"default" default:"1" max:"1000000"`
 	// The least a request costs.
 	Min uint32 `yaml:"min" default:"1" max:"1000000"`
@@ -82,7 +82,7 @@ func New(fixed uint32, from *From, most int64) (*Cost, error) {
 	if from == nil {
 		return &Cost{fixed: fixed}, nil
 	}
-	c := &Cost{header: string(fasthttp.AppendNormalizedHeaderKey(nil, from.Header)), fallback: from.Default, min: int64(from.Min), max: from.most(most)}
+	c := &Cost{header: string(fasthttp.AppendNormalizedHeaderKey(nil, from.Header)), fallback: max(from.Default, from.Min), min: int64(from.Min), max: from.most(most)}
 	if from.Expression != "" {
 		var err error
 		if c.program, err = expression.Number(from.Expression, limit); err != nil {

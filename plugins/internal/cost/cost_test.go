@@ -45,6 +45,12 @@ func TestHeader(t *testing.T) {
 	if got := of(c); got != 3 {
 		t.Errorf("none costs %d", got)
 	}
+	// What a client sends instead of a number must not cost less than min.
+	for _, value := range []string{"", "x", "-1", "5 "} {
+		if got := of(read(t, "{header: X-Cost, min: 20}", 100), value); got != 20 {
+			t.Errorf("%q costs %d, want the least, 20", value, got)
+		}
+	}
 	if got := of(read(t, "{header: X-Cost}", 100), "5000"); got != 100 {
 		t.Errorf("more than can be granted: %d", got)
 	}
