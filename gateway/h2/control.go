@@ -145,9 +145,10 @@ func (c *conn) breakHeld(id uint32, code frames.Code, why *reason.Reason) error 
 	return c.noteReset()
 }
 
-// ring remembers the last streams that were reset.
+// ring remembers the last streams that were reset: as many as there are at once,
+// unless that has been raised.
 type ring struct {
-	ids  [32]uint32
+	ids  [128]uint32
 	next int
 }
 

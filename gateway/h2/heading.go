@@ -293,6 +293,7 @@ func (h *heading) finish(limits *wire.Limits) *reason.Reason {
 	}
 	if len(h.cookie) > 0 {
 		h.add("cookie", frames.Text(h.cookie))
+		h.cookie = little(h.cookie)
 	}
 	s.raw = append(s.raw, "\r\n"...)
 	if h.why != nil {
@@ -378,6 +379,7 @@ func (c *conn) endByTrailers(id uint32) error {
 		s.endOfBody(h.why)
 	default:
 		s.body.trailers = append(s.body.trailers[:0], h.trailers...)
+		h.trailers = little(h.trailers)
 		s.endOfBody(nil)
 	}
 	return nil

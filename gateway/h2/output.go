@@ -315,9 +315,22 @@ func (s *stream) close() {
 func (s *stream) sendBlock(end bool) {
 	c := s.c
 	c.out = frames.AppendBlock(c.room(), s.id, end, c.block, frames.MinFrame)
+	c.block = little(c.block)
 	if end {
 		s.close()
 	}
+}
+
+// maxKept is what a connection keeps of a buffer that it needs now and then: there
+// may be many of them that do nothing, and clients say how large it grows.
+const maxKept = 8 << 10
+
+// little is b, to be used again, unless it has grown large.
+func little(b []byte) []byte {
+	if cap(b) > maxKept {
+		return nil
+	}
+	return b[:0]
 }
 
 // after is the coarse time d from now; 0, which is no limit, for none. The

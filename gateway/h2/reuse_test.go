@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/valyala/fasthttp"
@@ -143,5 +145,66 @@ func TestBodyLentToWhomIsLate(t *testing.T) {
 	}
 	if string(p) != "first" {
 		t.Errorf("it has become %q", p)
+	}
+}
+
+// TestLargeHeadsAreNotHeld: a connection that does nothing holds no more memory
+// for having once had much to say, which costs its client a byte for each
+// repetition of a field.
+func TestLargeHeadsAreNotHeld(t *testing.T) {
+	const conns, crumb, crumbs = 40, 3900, 15
+	addr, _ := start(t, quick(func(ctx *fasthttp.RequestCtx, _ exchange.Front) {
+		ctx.Response.Header.Set("X-Large", string(ctx.Request.Header.Peek("Cookie")))
+	}))
+	heap := func() int64 {
+		runtime.GC() // pools give up what they have
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	value := strings.Repeat("a", crumb)
+	held := func(crumbs int) int64 {
+		all := make([]*raw, conns)
+		for i := range all {
+			all[i] = dial(t, addr, http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0})
+		}
+		before := heap()
+		for _, c := range all {
+			fields := get("cookie", value)
+			for range crumbs {
+				fields = append(fields, "cookie", value)
+			}
+			c.open(1, true, fields...)
+			if a := c.await(1); a.status != "200" {
+				t.Fatalf("%+v", a)
+			}
+			c.block = bytes.Buffer{}
+			c.Framer = nil
+		}
+		return (heap() - before) / conns
+	}
+	held(0)
+	if little, much := held(0), held(crumbs); much-little > crumb*crumbs/4 {
+		t.Errorf("%d bytes, and %d after a large head", little, much)
+	}
+}
+
+// TestTrailersBehindReplies: what was on its way when streams were answered
+// early is no reason to end a connection that others share.
+func TestTrailersBehindReplies(t *testing.T) {
+	c := dialQuick(t, ok)
+	for id := uint32(1); id < 200; id += 2 {
+		c.open(id, false, get()...)
+		if a := c.await(id); a.status != "200" || !a.ended {
+			t.Fatalf("stream %d: %+v", id, a)
+		}
+	}
+	for id := uint32(1); id < 200; id += 2 {
+		c.open(id, true, "x-trailer", "late")
+	}
+	c.open(201, true, get()...)
+	if a := c.await(201); a.status != "200" {
+		t.Errorf("%+v", a)
 	}
 }

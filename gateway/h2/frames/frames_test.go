@@ -203,6 +203,9 @@ func FuzzReader(f *testing.F) {
 			if errors.As(err, &e) && e.Stream != 0 || got.Type == frames.PushPromise || got.Type > frames.Continuation {
 				return // what x/net says there is its own affair
 			}
+			if e != nil && e.Detail == "a stream depends on itself" {
+				return // x/net leaves that to its caller
+			}
 			if (err == nil) != (theirErr == nil) {
 				t.Fatalf("we say %v, x/net %v", err, theirErr)
 			}
