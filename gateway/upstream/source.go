@@ -220,8 +220,12 @@ func checkForeign(address string) error {
 	host := address[:strings.LastIndexByte(address, ':')]
 	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	if ip, err := netip.ParseAddr(host); err == nil {
+		ip = ip.Unmap()
 		if ip.IsUnspecified() || ip.IsMulticast() {
 			return errors.New("is no address of a host")
+		}
+		if ip.IsLinkLocalUnicast() { // where clouds tell machines their credentials
+			return errors.New("is a link-local address, which endpoints that are found cannot have")
 		}
 		return nil
 	}

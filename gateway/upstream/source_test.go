@@ -273,6 +273,8 @@ func TestForeignListsAreTidied(t *testing.T) {
 	f([]EndpointSettings{{Address: "a:0"}, {Address: "b:1"}}, `"a:0": port "0" must be 1 to 65535`, "{b:1 1  0}")
 	f([]EndpointSettings{{Address: "0.0.0.0:80"}, {Address: "224.0.0.1:1"}, {Address: "a\r\n:1"}, {Address: "a/b:1"}, {Address: ":80"}, {Address: strings.Repeat("a", 300) + ":1"}},
 		`"0.0.0.0:80": is no address of a host, and 5 more`, "")
+	f([]EndpointSettings{{Address: "169.254.169.254:80"}, {Address: "[::ffff:169.254.169.254]:80"}, {Address: "[fe80::1]:80"}, {Address: "[fe80::1%eth0]:80"}, {Address: "[::ffff:0.0.0.0]:80"}, {Address: "[::ffff:224.0.0.1]:80"}, {Address: "127.0.0.1:1"}},
+		`"169.254.169.254:80": is a link-local address, which endpoints that are found cannot have, and 5 more`, "{127.0.0.1:1 1  0}")
 	if _, _, err := tidy(make([]EndpointSettings, MaxEndpoints+1)); err == nil || !strings.Contains(err.Error(), "32769 endpoints") {
 		t.Errorf("got %v", err)
 	}

@@ -151,10 +151,12 @@ func alnum(c byte) bool {
 }
 
 // isHost is true for an address without brackets or zone, or a name of letters,
-// digits, - and _.
+// digits, - and _. Link-local addresses are none of services: at 169.254.169.254
+// clouds tell machines their credentials.
 func isHost(s string) bool {
 	if a, err := netip.ParseAddr(s); err == nil {
-		return a.Zone() == "" && !a.IsUnspecified() && !a.IsMulticast()
+		a = a.Unmap()
+		return a.Zone() == "" && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLinkLocalUnicast()
 	}
 	if s == "" || len(s) > maxHost || strings.ContainsRune(s, ':') {
 		return false
