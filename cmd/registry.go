@@ -75,7 +75,11 @@ func (s *status) wrongRegistry(add func(format string, args ...any), now time.Ti
 		add("services: the store has lost %s, which are kept until they register again", count(r.Missing, "instance"))
 	}
 	if r.Malformed > 0 {
-		add("services: entries in the store that cannot be read and are left out: %d, such as %s", r.Malformed, r.Problems[0])
+		example := ""
+		if len(r.Problems) > 0 { // those that were named may have been put right
+			example = ", such as " + r.Problems[0]
+		}
+		add("services: entries in the store that cannot be read and are left out: %d%s", r.Malformed, example)
 	}
 }
 

@@ -130,8 +130,11 @@ func TestWhatIsWrongWithServices(t *testing.T) {
 	got := strings.Join(s.wrong(now), "\n")
 	s.Registry = &registry.Summary{Error: "refused", FromDisk: true, Saved: now.Add(-time.Hour)}
 	got += "\n" + strings.Join(s.wrong(now), "\n")
+	// Those that were named may have been put right, and others not.
+	s.Registry = &registry.Summary{StoreUp: true, Malformed: 1}
+	got += "\n" + strings.Join(s.wrong(now), "\n")
 	for _, want := range []string{
-		"40 of 100 leases are over, none is evicted", "has lost 3 instances", "left out: 2, such as lease \"x\" is no entry",
+		"40 of 100 leases are over, none is evicted", "has lost 3 instances", "left out: 2, such as lease \"x\" is no entry", "left out: 1",
 		"those that were on disk, from 60m ago are used: refused",
 	} {
 		if !strings.Contains(got, want) {
