@@ -1,13 +1,16 @@
 package eureka_test
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -230,6 +233,8 @@ func TestHostileClients(t *testing.T) {
 		{"/apps/a", "json", with(`"hostName":["a","b"]`), 400, "list where one value"},
 		{"/apps/a", "json", with(`"hostName":{"a":"b"}`), 400, "hostName must be text"},
 		{"/apps/a", "json", with(`"hostName":"a/b"`), 400, "id must be"},
+		{"/apps/a", "json", with(`"hostName":"169.254.169.254"`), 400, "host must be"},
+		{"/apps/a", "json", with(`"hostName":"::ffff:0.0.0.0","instanceId":"x"`), 400, "host must be"},
 		{"/apps/a", "json", with(`"instanceId":"a\u0000b"`), 400, "id must be"},
 		{"/apps/a", "json", with(`"instanceId":"../../x"`), 400, "id must be"},
 		{"/apps/a", "json", with(`"app":"other"`), 400, "the path says"},
@@ -306,7 +311,7 @@ func TestWhoMayAsk(t *testing.T) {
 	for _, header := range [][]string{nil, basic("spring", ""), basic("", ""), basic("spring", "a long passwor"), basic("other", "a long password"), {"Authorization", "Bearer x"}} {
 		for _, path := range []string{"/apps", "/apps/delta", "/nothing"} {
 			w := s.ask("GET", path, "", header...)
-			if w.Code != 401 || !strings.HasPrefix(w.Header().Get("WWW-Authenticate"), "Basic ") {
+			if w.Code != 401 || !strings.HasPrefix(w.Header().Get("WWW-Authenticate"), "Basic ") || w.Header().Get("Connection") != "close" {
 				t.Errorf("%v %s: %d %v", header, path, w.Code, w.Header())
 			}
 		}
@@ -316,6 +321,67 @@ func TestWhoMayAsk(t *testing.T) {
 	if closed := start(t, eureka.Settings{}); closed.ask("GET", "/apps", "").Code != 401 {
 		t.Error("without users and not open, it lets somebody in")
 	}
+}
+
+// A page that somebody's browser shows can have it send what needs no permission
+// of ours; and with a name that leads here, all else.
+func TestWebPagesChangeNothing(t *testing.T) {
+	s := start(t, eureka.Settings{Open: true})
+	s.wants(204, "", "POST", "/apps/users", spring, asJSON...)
+	xml := "<instance><hostName>h</hostName><port>80</port></instance>"
+	for _, header := range [][]string{{"Content-Type", "text/plain", "Origin", "https://evil.example"}, {"Origin", "null"}, {"Origin", "http://example.com"}} {
+		s.wants(403, "web pages", "POST", "/apps/users", xml, header...)
+		for _, method := range []string{"PUT", "DELETE"} {
+			s.wants(403, "", method, "/apps/users/10.0.0.7:users:8080", "", header...)
+			s.wants(403, "", method, "/apps/users/10.0.0.7:users:8080/status?value=DOWN", "", header...)
+		}
+	}
+	if n := s.Requests()[eureka.Count{Operation: "register", Result: "forbidden"}]; n != 3 {
+		t.Errorf("%d are counted", n)
+	}
+	s.wants(200, `"apps__hashcode":"UP_1_"`, "GET", "/apps", "", append([]string{"Origin", "http://example.com"}, asJSON...)...)
+}
+
+// Connections that somebody only opens must not use up the process' descriptors.
+func TestConnectionsAreBounded(t *testing.T) {
+	s := start(t, eureka.Settings{Open: true, MaxConnections: 2})
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Serve(l)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel() // whoever is still there is let go
+		_ = s.Close(ctx)
+	})
+	open := func() (net.Conn, *bufio.Reader) {
+		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		fmt.Fprint(c, "GET /eureka/apps HTTP/1.1\r\nHost: x\r\n\r\n")
+		return c, bufio.NewReader(c)
+	}
+	answered := func(r *bufio.Reader) {
+		t.Helper()
+		if line, err := r.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 200") {
+			t.Fatalf("%q, %v", line, err)
+		}
+	}
+	first, one := open()
+	_, two := open()
+	answered(one)
+	answered(two)
+	third, three := open()
+	_ = third.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if line, err := three.ReadString('\n'); err == nil {
+		t.Errorf("a third one is answered: %q", line)
+	}
+	_ = third.SetReadDeadline(time.Now().Add(20 * time.Second))
+	first.Close()
+	answered(three)
 }
 
 func TestDeltaAndFullAgree(t *testing.T) {

@@ -2,6 +2,7 @@ package eureka
 
 import (
 	"encoding/xml"
+	"strings"
 	"testing"
 
 	"github.com/gatehouse-proxy/gatehouse/mesh/registry"
@@ -63,4 +64,13 @@ func FuzzXML(f *testing.F) {
 	f.Add([]byte(`<?xml version="1.0"?><instance><hostName>h</hostName><securePort enabled="true">443</securePort><dataCenterInfo class="c"><name>Amazon</name></dataCenterInfo></instance>`))
 	f.Add([]byte(`<!DOCTYPE x [<!ENTITY a "b">]><instance>&a;</instance>`))
 	fuzz(f, parseXML, false)
+}
+
+// TestTextInPieces: comments cut a text into pieces, of which there may be many.
+func TestTextInPieces(t *testing.T) {
+	const pieces = 30_000
+	e, err := parseXML([]byte("<i> <a> " + strings.Repeat("x<!---->", pieces) + "<![CDATA[y]]> </a> </i>"))
+	if err != nil || e.kid("a").text != strings.Repeat("x", pieces)+"y" {
+		t.Errorf("%v", err)
+	}
 }

@@ -15,7 +15,10 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/net/netutil"
 
 	"github.com/gatehouse-proxy/gatehouse/mesh/registry"
 )
@@ -32,7 +35,11 @@ type Settings struct {
 	// MaxBody bounds a body in bytes, before and after decompression; 0 means
 	// 256 KiB. MaxRequests bounds requests at once; 0 means 512.
 	MaxBody, MaxRequests int
-	Log                  *slog.Logger
+	// MaxConnections bounds connections: they must not take the descriptors that
+	// traffic needs; 0 means half of those of the process, up to 32768. More wait
+	// to be accepted.
+	MaxConnections int
+	Log            *slog.Logger
 }
 
 const (
@@ -66,6 +73,9 @@ func New(s Settings) *Server {
 	if s.MaxRequests <= 0 {
 		s.MaxRequests = 512
 	}
+	if s.MaxConnections <= 0 {
+		s.MaxConnections = half()
+	}
 	v := &Server{s: s, users: map[string][sha256.Size]byte{}, turn: make(chan struct{}, s.MaxRequests), counts: map[Count]uint64{}}
 	for name, password := range s.Users {
 		v.users[name] = sha256.Sum256([]byte(password))
@@ -78,9 +88,19 @@ func New(s Settings) *Server {
 	return v
 }
 
+// half of the descriptors that this process may have, up to 32768.
+func half() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 512
+	}
+	return int(max(1, min(limit.Cur/2, 1<<15)))
+}
+
 // Serve serves what l accepts, until Close.
 func (s *Server) Serve(l net.Listener) {
 	s.s.Registry.Use()
+	l = netutil.LimitListener(l, s.s.MaxConnections)
 	if s.s.TLS != nil {
 		l = tls.NewListener(l, s.s.TLS)
 	}
@@ -117,13 +137,14 @@ const (
 	busy         = "busy"
 	full         = "full"
 	unavailable  = "unavailable"
+	forbidden    = "forbidden"
 )
 
 // results are the statuses they are answered with.
 var results = map[string]int{
 	notFound: http.StatusNotFound, unauthorized: http.StatusUnauthorized, malformed: http.StatusBadRequest,
 	tooLarge: http.StatusRequestEntityTooLarge, busy: http.StatusServiceUnavailable, full: http.StatusInsufficientStorage,
-	unavailable: http.StatusServiceUnavailable,
+	unavailable: http.StatusServiceUnavailable, forbidden: http.StatusForbidden,
 }
 
 // routes are Eureka's, with and without its version.
@@ -182,12 +203,18 @@ var (
 	errUnauthorized = errors.New("the user or the password is wrong")
 	errBusy         = errors.New("too many requests at once")
 	errTooLarge     = errors.New("the body is too large")
+	errForbidden    = errors.New("web pages may not change the registry")
 )
 
 // admit lets a request in, with a turn that has to be given back.
 func (s *Server) admit(r *http.Request) error {
 	if !s.known(r) {
 		return errUnauthorized
+	}
+	// Browsers send the password they know, and reach where others do not, for
+	// whatever page asks them to; they say so with all that is no GET.
+	if r.Method != http.MethodGet && r.Header.Get("Origin") != "" {
+		return errForbidden
 	}
 	select {
 	case s.turn <- struct{}{}:
@@ -229,6 +256,8 @@ func (s *Server) result(err error) string {
 		return notFound
 	case errors.Is(err, errUnauthorized):
 		return unauthorized
+	case errors.Is(err, errForbidden):
+		return forbidden
 	case errors.As(err, &bad), errors.As(err, &invalid), errors.Is(err, registry.ErrExists):
 		return malformed
 	case errors.Is(err, errTooLarge):
@@ -247,6 +276,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, operation, resul
 	}
 	switch result {
 	case unauthorized:
+		w.Header().Set("Connection", "close") // who is nobody is not to hold one
 		w.Header().Set("WWW-Authenticate", `Basic realm="gatehouse registry", charset="UTF-8"`)
 	case busy, unavailable:
 		w.Header().Set("Retry-After", "5")

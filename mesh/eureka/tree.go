@@ -58,6 +58,7 @@ func parseXML(body []byte) (*element, error) {
 	d := xml.NewDecoder(bytes.NewReader(body))
 	p := &parser{}
 	var stack []*element
+	var texts [][]byte // of each of them
 	var root *element
 	for {
 		t, err := d.Token()
@@ -87,15 +88,15 @@ func parseXML(body []byte) (*element, error) {
 			default:
 				root = e
 			}
-			stack = append(stack, e)
+			stack, texts = append(stack, e), append(texts, nil)
 		case xml.EndElement:
 			p.depth--
-			top := stack[len(stack)-1]
-			top.text = strings.TrimSpace(top.text)
-			stack = stack[:len(stack)-1]
+			last := len(stack) - 1
+			stack[last].text = string(bytes.TrimSpace(texts[last]))
+			stack, texts = stack[:last], texts[:last]
 		case xml.CharData:
 			if len(stack) > 0 {
-				stack[len(stack)-1].text += string(t)
+				texts[len(texts)-1] = append(texts[len(texts)-1], t...)
 			} else if len(bytes.TrimSpace(t)) > 0 {
 				return nil, errors.New("has text outside of its root")
 			}
