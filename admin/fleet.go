@@ -244,7 +244,7 @@ func expected(text string) (*uint64, error) {
 	inner, closed := strings.CutSuffix(inner, `"`)
 	n, err := strconv.ParseUint(inner, 10, 64)
 	if !ok || !closed || err != nil {
-		return nil, refuse(http.StatusBadRequest, `If-Match must be "N", the number of a revision in quotes, or *, got %.40q`, text)
+		return nil, refuse(http.StatusBadRequest, `If-Match must be "N", the number of a revision in quotes, or *, got %.40s`, text)
 	}
 	return &n, nil
 }

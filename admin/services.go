@@ -170,7 +170,7 @@ func conditions(r *http.Request) (x registry.Expect, err error) {
 	inner, ok := strings.CutPrefix(match, `"`)
 	inner, closed := strings.CutSuffix(inner, `"`)
 	if !ok || !closed || inner == "" {
-		return x, refuse(http.StatusBadRequest, `If-Match must be "TAG", as ETag has it, or *, got %.40q`, match)
+		return x, refuse(http.StatusBadRequest, `If-Match must be "TAG", as ETag has it, or *, got %.40s`, match)
 	}
 	x.Tag = inner
 	return x, nil

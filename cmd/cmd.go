@@ -108,7 +108,7 @@ func habits(args []string) []string {
 func about(err error) string {
 	var p *kong.ParseError
 	if errors.As(err, &p) && p.Context != nil && p.Context.Selected() != nil {
-		return "gatehouse " + p.Context.Selected().Name
+		return p.Context.Selected().FullPath()
 	}
 	return "gatehouse"
 }

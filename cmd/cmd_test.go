@@ -238,6 +238,9 @@ func TestVersionAndHelp(t *testing.T) {
 			t.Errorf("%v: %+v", args, r)
 		}
 	}
+	if r := run(t, "", "services", "status", "users", "u1", "bogus"); r.code != exitUsage || !strings.Contains(r.err, "(see gatehouse services status --help)") {
+		t.Errorf("a mistake names another command's help: %+v", r)
+	}
 	if versionOf("v1.2.3") != "v1.2.3" || versionOf("") == "" {
 		t.Error("version")
 	}

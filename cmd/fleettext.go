@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/control/fleet"
+	"github.com/gatehouse-proxy/gatehouse/control/revision"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 )
 
@@ -21,12 +22,19 @@ func (s *status) wrongFleet(add func(format string, args ...any), now time.Time)
 		add("store: answers, but cannot be written to since %s: %s", stamp(f.Store.WriteErrorSince), f.Store.WriteError)
 	}
 	if f.Error != "" {
-		add("revision %d: refused %s, revision %d serves: %s", f.Refused, ago(f.ErrorAt, now), f.Revision, f.Error)
+		serves := "nothing serves"
+		if f.Revision > 0 {
+			serves = fmt.Sprintf("revision %d serves", f.Revision)
+		}
+		add("revision %d: refused %s, %s: %s", f.Refused, ago(f.ErrorAt, now), serves, f.Error)
 	}
 	for _, a := range s.Alerts {
 		since := ""
-		if a.Kind == "behind" {
+		switch a.Kind {
+		case "behind":
 			since = ", for " + span(now.Sub(a.Since))
+		case "silent":
+			since = ", " + ago(a.Since, now)
 		}
 		switch {
 		case a.Node == "":
@@ -56,7 +64,11 @@ func (s *status) printRevision(w io.Writer, now time.Time) {
 	}
 	fmt.Fprintf(w, "store        %s\n", state)
 	if f.Key != "" {
-		fmt.Fprintf(w, "key          %s\n", f.Key)
+		id := ""
+		if public, err := revision.ParsePublicKey(f.Key); err == nil {
+			id = fmt.Sprintf(" (key %q)", public.ID()) // so a refusal calls it
+		}
+		fmt.Fprintf(w, "key          %s%s\n", f.Key, id)
 	}
 }
 
@@ -139,7 +151,7 @@ func printPlan(w io.Writer, p *fleet.Plan, text bool) {
 	case len(p.Changes) == 0 && p.Diff == "":
 		fmt.Fprintln(w, "nothing would change")
 	case len(p.Changes) == 0:
-		fmt.Fprintln(w, "only the text would change, not what it means")
+		fmt.Fprintln(w, "only the text would change, not what it means to the node that was asked")
 	}
 	if text && p.Diff != "" {
 		fmt.Fprintf(w, "\n%s", printable(p.Diff))

@@ -62,11 +62,14 @@ func (s *status) wrongRegistry(add func(format string, args ...any), now time.Ti
 		return
 	}
 	if !r.StoreUp && r.Error != "" {
-		from := "those known " + ago(r.Answered, now)
-		if r.FromDisk {
-			from = "those that were on disk, from " + ago(r.Saved, now)
+		from := "those known " + ago(r.Answered, now) + " are used"
+		switch {
+		case r.FromDisk:
+			from = "those that were on disk, from " + ago(r.Saved, now) + ", are used"
+		case r.Answered.IsZero():
+			from = "none are known"
 		}
-		add("services: the store does not answer, %s are used: %s", from, r.Error)
+		add("services: the store does not answer, %s: %s", from, r.Error)
 	}
 	if !r.Preserving.IsZero() {
 		add("services: self-preservation since %s: %d of %d leases are over, none is evicted", stamp(r.Preserving), r.Overdue, r.Leases)

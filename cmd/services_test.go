@@ -135,7 +135,7 @@ func TestWhatIsWrongWithServices(t *testing.T) {
 	got += "\n" + strings.Join(s.wrong(now), "\n")
 	for _, want := range []string{
 		"40 of 100 leases are over, none is evicted", "has lost 3 instances", "left out: 2, such as lease \"x\" is no entry", "left out: 1",
-		"those that were on disk, from 60m ago are used: refused",
+		"those that were on disk, from 60m ago, are used: refused",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is not in\n%s", want, got)

@@ -24,8 +24,9 @@ func (*statusCommand) Help() string {
 the newest config was refused, a route is broken, an upstream has no endpoint
 that can be used, or a certificate is missing, out of date or cannot be renewed. Of a fleet: the
 store is away or cannot be written to; a node refuses the newest revision, has been
-behind it for ten seconds, or runs one from its disk; two nodes have one name; the
-nodes are of different versions; or the store has something that no node wrote.`
+behind it for ten seconds, or runs one from its disk; a node fell silent in the last
+hour and has not said that it stops; two nodes have one name; the nodes are of
+different versions; or the store has something that no node wrote.`
 }
 
 // Run asks a node and prints what it says.

@@ -21,7 +21,7 @@ const Lag = 10 * time.Second
 type Alert struct {
 	// Node is empty for what is not of one node.
 	Node string `json:"node,omitempty"`
-	// Kind is behind, refusing, from_disk, unreadable, twin or versions.
+	// Kind is behind, refusing, from_disk, unreadable, twin, silent or versions.
 	Kind string `json:"kind"`
 	// Since when, by the clock of the node that tells; zero: not known.
 	Since time.Time `json:"since,omitzero"`
@@ -88,6 +88,7 @@ func (c *census) since(node string) time.Time {
 // saw is called with the live nodes every few seconds.
 func (f *Follower) saw(list []nodes.Member) {
 	now := f.s.Now()
+	f.silence.listen(list, f.s.Self.Node, now)
 	counts, oldest := f.census.look(list, f.kept.newest(), now)
 	lag := time.Duration(0)
 	if !oldest.IsZero() {
@@ -125,7 +126,7 @@ func (p *Publisher) Alerts(list []nodes.Member) []Alert {
 	f := p.s.Follower
 	now, newest := f.s.Now(), f.kept.newest()
 	f.census.look(list, newest, now)
-	return alerts(list, newest, now, f.census.since)
+	return append(alerts(list, newest, now, f.census.since), f.silence.alerts(list, now)...)
 }
 
 func alerts(list []nodes.Member, newest uint64, now time.Time, behind func(node string) time.Time) []Alert {

@@ -5,6 +5,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -90,11 +91,12 @@ type StoreStatus struct {
 
 // Follower follows the fleet's config for one node.
 type Follower struct {
-	s      Settings
-	take   Take
-	kick   chan struct{} // look at the store now
-	nodes  *nodes.Announcer
-	census census
+	s       Settings
+	take    Take
+	kick    chan struct{} // look at the store now
+	nodes   *nodes.Announcer
+	census  census
+	silence silence
 
 	turn  sync.Mutex // held while the store is looked at; guards the following; taken before mu
 	kept  *kept
@@ -200,7 +202,11 @@ func (f *Follower) Start(ctx context.Context, take Take) {
 	f.first = nil // holds whole configs
 	f.turn.Unlock()
 	if s := f.Status(); s.Revision == 0 {
-		f.s.Log.Warn("no revision is live: nothing is served until one is published", "store_up", s.Store.Up, "error", s.Error)
+		why := []any{"store_up", s.Store.Up}
+		if trouble := cmp.Or(s.Error, s.Store.Error); trouble != "" {
+			why = append(why, "error", trouble)
+		}
+		f.s.Log.Warn("no revision is live: nothing is served until one is published", why...)
 	}
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	f.stop = cancel

@@ -106,8 +106,12 @@ func changes[V any](out []Change, kind string, a, b map[string]V) []Change {
 	return out
 }
 
-// TextDiff is the difference of files in unified form.
+// TextDiff is the difference of files in unified form. A config that is one file
+// is compared whatever the file is called.
 func TextDiff(a, b []config.File) string {
+	if len(a) == 1 && len(b) == 1 {
+		return string(diff.Diff("a/"+a[0].Name, a[0].Data, "b/"+b[0].Name, b[0].Data))
+	}
 	text := func(list []config.File, name string) []byte {
 		if i := slices.IndexFunc(list, func(f config.File) bool { return f.Name == name }); i >= 0 {
 			return list[i].Data

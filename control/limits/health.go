@@ -17,6 +17,11 @@ const (
 	tolerated = 3
 	// probing is how often a store that is away is tried.
 	probing = 100 * time.Millisecond
+	// reported is how often the log tells that the store has become too slow: a
+	// busy one may be so many times a second, which the metrics count.
+	reported = time.Minute
+	// notable is how long it must be away to be in the log all the same.
+	notable = time.Second
 )
 
 // health is whether the store is worth asking. It is away after an error, or
@@ -29,6 +34,10 @@ type health struct {
 	gone     atomic.Bool
 	lates    atomic.Int32
 	wake     chan struct{}
+
+	// Of one goroutine at a time: who has set gone, then watch until it is reset.
+	logged time.Time // when the log was last told that the store is away
+	told   bool      // it was told so of this time
 
 	took     prometheus.Histogram
 	failures *prometheus.CounterVec
@@ -87,11 +96,18 @@ func (h *health) lost(err error) {
 		return
 	}
 	h.up.Set(0)
-	h.log.Warn("the store does not answer in time: this node applies the fleet's limits by itself", "deadline", h.deadline, "error", err)
+	if time.Since(h.logged) >= reported {
+		h.tell(err)
+	}
 	select {
 	case h.wake <- struct{}{}:
 	default:
 	}
+}
+
+func (h *health) tell(err error) {
+	h.logged, h.told = time.Now(), true
+	h.log.Warn("the store does not answer in time: this node applies the fleet's limits by itself", "deadline", h.deadline, "error", err)
 }
 
 // watch tries the store while it is away.
@@ -102,29 +118,39 @@ func (h *health) watch(ctx context.Context) {
 			return
 		case <-h.wake:
 		}
-		for h.away() {
+		for began := time.Now(); h.away(); {
 			select {
 			case <-ctx.Done():
 				return
 			case <-time.After(probing):
 			}
-			h.probe(ctx)
+			if err := h.probe(ctx); err != nil && !h.told && time.Since(began) >= notable {
+				h.tell(err)
+			}
 		}
 	}
 }
 
-func (h *health) probe(ctx context.Context) {
+// probe is nil if the store is back.
+func (h *health) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	began := time.Now()
 	_, err := h.store.Take(ctx, []store.Take{{Key: "probe", Buckets: []store.Bucket{{Interval: time.Millisecond, Burst: 1000}}, Cost: 1}})
 	took := time.Since(began)
-	if err != nil || took > h.deadline {
-		return
+	if err == nil && took > h.deadline {
+		err = context.DeadlineExceeded
+	}
+	if err != nil {
+		return err
 	}
 	h.took.Observe(took.Seconds())
 	h.lates.Store(0)
-	h.gone.Store(false)
 	h.up.Set(1)
-	h.log.Info("the store answers again: the fleet's limits are counted there")
+	if h.told {
+		h.told = false
+		h.log.Info("the store answers again: the fleet's limits are counted there")
+	}
+	h.gone.Store(false) // last: from here on another may say that it is away
+	return nil
 }

@@ -170,7 +170,7 @@ func (ring Keyring) Verify(r *store.Revision) error {
 	i := slices.IndexFunc(ring, func(p PublicKey) bool { return p.ID() == r.KeyID })
 	switch {
 	case i < 0:
-		return fmt.Errorf("revision %d: %w (key %.40q)", r.Number, ErrUnknownKey, r.KeyID)
+		return fmt.Errorf("revision %d: %w: key %.40q is not in node.control.trusted_keys", r.Number, ErrUnknownKey, r.KeyID)
 	case !ed25519.Verify(ed25519.PublicKey(ring[i]), message(r), r.Signature), Digest(r.Data) != r.Digest:
 		return fmt.Errorf("revision %d: %w", r.Number, ErrBadSignature)
 	}

@@ -140,6 +140,7 @@ func TestAClientThatSpeaksXML(t *testing.T) {
 		`<dataCenterInfo class="com.netflix.appinfo.AmazonInfo"><name>Amazon</name><metadata><instance-id>i-7</instance-id><availability-zone>eu-1c</availability-zone></metadata></dataCenterInfo>` +
 		`<metadata><a>1 &lt; 2</a></metadata></instance>`
 	s.wants(204, "", "POST", "/apps/PAY", in, "Content-Type", "application/xml")
+	s.wants(200, "", "PUT", "/apps/PAY/i-7?status=UP&lastDirtyTimestamp=1767225600123", "") // it gave none to compare with
 	const want = `<application><name>PAY</name><instance><instanceId>i-7</instanceId><hostName>pay.internal</hostName><app>PAY</app><ipAddr>10.0.0.9</ipAddr><status>STARTING</status>` +
 		`<overriddenstatus>UNKNOWN</overriddenstatus><port enabled="true">8080</port><securePort enabled="true">8443</securePort><countryId>1</countryId>` +
 		`<dataCenterInfo class="com.netflix.appinfo.AmazonInfo"><name>Amazon</name><metadata><availability-zone>eu-1c</availability-zone><instance-id>i-7</instance-id></metadata></dataCenterInfo>` +

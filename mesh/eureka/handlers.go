@@ -51,7 +51,7 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request) error {
 		}
 		if e := s.s.Registry.Get(service, id); e != nil && e.Origin == origin {
 			var d details
-			if json.Unmarshal(e.Details, &d) == nil && dirty > d.LastDirty {
+			if json.Unmarshal(e.Details, &d) == nil && d.LastDirty > 0 && dirty > d.LastDirty {
 				return registry.ErrNotFound
 			}
 		}
