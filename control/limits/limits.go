@@ -118,6 +118,7 @@ func (n *Limits) tend(ctx context.Context) {
 			for _, q := range l.idle(now, idleLease) {
 				q.post()
 			}
+			l.forget(now)
 		}
 		for _, s := range list {
 			if s.renew() == 0 && s.closed.Load() {

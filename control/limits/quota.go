@@ -62,9 +62,11 @@ type quota struct {
 // account is one consumer's.
 type account struct {
 	ledger *ledger
+	who    string
 	key    string
 
 	mu      sync.Mutex // guards all below
+	gone    bool       // forgotten: another one is in its place, or will be
 	used    time.Time  // when it was last asked for
 	periods [2]period  // day, month
 }
@@ -87,22 +89,6 @@ type period struct {
 	alone, owed int64
 }
 
-func (l *ledger) account(who string) *account {
-	l.mu.RLock()
-	a := l.accounts[who]
-	l.mu.RUnlock()
-	if a != nil {
-		return a
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if a = l.accounts[who]; a == nil {
-		a = &account{ledger: l, key: l.space.key([]byte(who))}
-		l.accounts[who] = a
-	}
-	return a
-}
-
 // roll begins new periods where the old ones are over. Holds a.mu.
 func (a *account) roll(now time.Time) {
 	for i := range a.periods {
@@ -123,8 +109,7 @@ func (a *account) roll(now time.Time) {
 func (q *quota) Take(who string, allow ratelimit.Allowance, cost uint32, u *ratelimit.Used) {
 	now, n := time.Now(), int64(cost)
 	limits := [2]int64{allow.Day, allow.Month}
-	a := q.account(who)
-	a.mu.Lock()
+	a := q.enter(who)
 	a.used = now
 	a.roll(now)
 	enough, refused := true, false
@@ -316,13 +301,7 @@ func (a *account) ask(q *quota, i int, cost, limit int64, now time.Time) *unitQu
 
 // idle is what has not been used for so long, to be given back, and what is owed.
 func (l *ledger) idle(now time.Time, since time.Duration) (questions []*unitQuestion) {
-	l.mu.RLock()
-	list := make([]*account, 0, len(l.accounts))
-	for _, a := range l.accounts {
-		list = append(list, a)
-	}
-	l.mu.RUnlock()
-	for _, a := range list {
+	for _, a := range l.all() {
 		a.mu.Lock()
 		for i := range a.periods {
 			p := &a.periods[i]

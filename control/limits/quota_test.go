@@ -1,6 +1,9 @@
 package limits
 
 import (
+	"fmt"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -213,5 +216,79 @@ func BenchmarkQuota(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		use(q, 1_000_000_000, 10_000_000_000, 1)
+	}
+}
+
+// Consumers come and go; what is kept of them must not grow for ever, and what
+// they have used must not be forgotten.
+func TestAccountsOfConsumersThatAreGone(t *testing.T) {
+	f := newFake(t)
+	synctest.Test(t, func(t *testing.T) {
+		n := node(f, nil, 0)
+		for _, leased := range []bool{true, false} {
+			q := quotaOf(t, n, ratelimit.QuotaSettings{Name: fmt.Sprint(leased), Leased: leased}).(*quota)
+			var u ratelimit.Used
+			for i := range 100 {
+				q.Take(strconv.Itoa(i), ratelimit.Allowance{Day: 10}, 3, &u)
+			}
+			use(q, 0, 10, 8)
+			synctest.Wait()
+			time.Sleep(forgetAfter - 2*tending)
+			use(q, 0, 10, 1)
+			time.Sleep(3 * tending)
+			if list := q.all(); len(list) != 1 || list[0].who != "ann" {
+				t.Errorf("leased %v: %d accounts, want that of one who has asked lately", leased, len(list))
+			}
+			time.Sleep(forgetAfter + 2*tending)
+			if n := len(q.all()); n != 0 {
+				t.Errorf("leased %v: %d accounts", leased, n)
+			}
+			if u := use(q, 0, 10, 2); u.Allowed {
+				t.Errorf("leased %v: what was used is forgotten: %+v", leased, u)
+			}
+			if u := use(q, 0, 10, 1); !u.Allowed {
+				t.Errorf("leased %v: the last unit is lost: %+v", leased, u)
+			}
+		}
+		// Without the store nobody else knows what was granted.
+		q := quotaOf(t, n, ratelimit.QuotaSettings{Name: "alone"}).(*quota)
+		f.broken.Store(true)
+		use(q, 0, 10, 1)
+		q.forget(time.Now().Add(2 * forgetAfter))
+		if len(q.all()) != 1 {
+			t.Error("what is owed to the store is forgotten")
+		}
+		f.broken.Store(false)
+		n.Close()
+		time.Sleep(time.Minute) // until the store has written it
+	})
+}
+
+func TestForgettingWhileRequestsCome(t *testing.T) {
+	n := node(newFake(t), nil, ample)
+	defer n.Close()
+	q := quotaOf(t, n, ratelimit.QuotaSettings{}).(*quota)
+	var granted atomic.Int64
+	done := make(chan struct{})
+	var forgetting sync.WaitGroup
+	forgetting.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				q.forget(time.Now().Add(2 * forgetAfter)) // as if they were long gone
+			}
+		}
+	})
+	together(1, 400, func(int) {
+		if use(q, 0, 300, 1).Allowed {
+			granted.Add(1)
+		}
+	})
+	close(done)
+	forgetting.Wait()
+	if granted.Load() != 300 {
+		t.Errorf("%d of 300 granted", granted.Load())
 	}
 }
