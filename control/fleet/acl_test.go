@@ -87,6 +87,17 @@ func TestTheUsersOfTheDeployment(t *testing.T) {
 	if err := edge.store.Put(t.Context(), "nodes", "b", []byte("{}"), time.Minute); err == nil {
 		t.Error("edge-1 speaks for b")
 	}
+	// A value that is too large for any node keeps nobody from reading the others.
+	if err := a.store.Put(t.Context(), "nodes", "huge", []byte("x"), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	server.Do(t, "AUTH", "gatehouse-control", "change-me-control")
+	server.Do(t, "SETRANGE", "gatehouse:{values:nodes}:value:huge", store.MaxValue, "x")
+	for _, n := range nodes {
+		if list, err := n.store.List(t.Context(), "nodes"); err != nil || len(list) != 4 {
+			t.Errorf("%s lists %d nodes, %v", n.name, len(list), err)
+		}
+	}
 	for user, password := range map[string]string{"gatehouse-control": "change-me-control", "gatehouse-gateway": "change-me-gateway", "gatehouse-edge-1": "change-me", "default": ""} {
 		c := goredis.NewClient(&goredis.Options{Addr: server.Address, Username: user, Password: password})
 		for _, command := range [][]any{

@@ -137,7 +137,7 @@ func (s *Store) List(ctx context.Context, folder string) ([]store.Value, error) 
 			return nil, fmt.Errorf("%w: the values of %s have more than %d bytes", store.ErrMalformed, folder, s.maxAnswer)
 		}
 		for i := range large {
-			keys[i] = s.key("values:"+folder, "none") // as one that has ended
+			keys[i] = s.indexKey(folder) // which is no value, and may be read by all who list
 		}
 		found, err := s.client.MGet(ctx, keys...).Result()
 		if err != nil {
