@@ -162,21 +162,23 @@ func TestDeadlinesOfOneRequestOnly(t *testing.T) {
 
 func testDeadlines(t *testing.T, s http1.Settings) {
 	p := newPool(t, s, server(t, func(_ int, c net.Conn, r *bufio.Reader) {
-		for readHead(r) {
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
-			for range 5 {
-				time.Sleep(20 * time.Millisecond)
+		for i := 0; readHead(r); i++ {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+			for range 6 {
+				if i == 1 { // longer in all than it may be idle, and than the deadline before
+					time.Sleep(200 * time.Millisecond)
+				}
 				io.WriteString(c, "x")
 			}
 		}
 	}))
-	for i := range 5 {
+	for i := range 3 {
 		call := newCall()
-		call.Idle = 90 * time.Millisecond
-		if i%2 == 0 {
-			call.Deadline = time.Now().Add(500 * time.Millisecond)
+		call.Idle = time.Second
+		if i == 0 {
+			call.Deadline = time.Now().Add(time.Second)
 		}
-		if body, _, err := do(p, call); err != nil || body != "xxxxx" {
+		if body, _, err := do(p, call); err != nil || body != "xxxxxx" {
 			t.Fatalf("request %d: %q, %v", i, body, err)
 		}
 	}

@@ -112,6 +112,9 @@ func (p *Pool) Close() {
 	p.mu.Lock()
 	idle := p.idle
 	p.idle, p.closed = nil, true
+	for _, c := range idle {
+		c.idleSince.Store(0) // the manager must not look after it meanwhile
+	}
 	p.mu.Unlock()
 	if p.gate != nil {
 		p.manager.part(p.gate, p)
