@@ -163,7 +163,7 @@ func (c *adminClient) do(q call) ([]byte, error) {
 		if errors.As(err, &u) {
 			err = u.Err // its text repeats the address
 		}
-		return nil, fmt.Errorf("the node cannot be reached at %s: %w", c.Server, err)
+		return nil, fmt.Errorf("the node cannot be reached at %s: %w; name another with --server, or its config with %s", c.Server, err, c.nodeFlag())
 	}
 	defer resp.Body.Close() //nolint:errcheck // what was sent has been answered
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))

@@ -26,7 +26,11 @@ func (s *status) wrongFleet(add func(format string, args ...any), now time.Time)
 		if f.Revision > 0 {
 			serves = fmt.Sprintf("revision %d serves", f.Revision)
 		}
-		add("revision %d: refused %s, %s: %s", f.Refused, ago(f.ErrorAt, now), serves, f.Error)
+		if f.Refused == 0 {
+			add("revision: which is the newest cannot be read, %s: %s", serves, f.Error)
+		} else {
+			add("revision %d: refused %s, %s: %s", f.Refused, ago(f.ErrorAt, now), serves, f.Error)
+		}
 	}
 	for _, a := range s.Alerts {
 		since := ""

@@ -35,7 +35,7 @@ func TestPIDFile(t *testing.T) {
 	if err := errors.Join(f.check(), f.write()); err != nil {
 		t.Fatal(err)
 	}
-	if b, err := os.ReadFile(string(f)); err != nil || string(b) != strconv.Itoa(os.Getpid()) {
+	if b, err := os.ReadFile(string(f)); err != nil || string(b) != strconv.Itoa(os.Getpid())+"\n" {
 		t.Errorf("%q, %v", b, err)
 	}
 	if err := errors.Join(f.remove(), f.remove()); err != nil {

@@ -2,9 +2,9 @@ package cmd
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 )
 
 // pidFile is a file with the ID of the process that serves; empty: none.
@@ -58,4 +58,4 @@ func (f pidFile) remove() error {
 	return os.Remove(string(f))
 }
 
-func ownID() []byte { return strconv.AppendInt(nil, int64(os.Getpid()), 10) }
+func ownID() []byte { return fmt.Appendln(nil, os.Getpid()) }

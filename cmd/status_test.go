@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/control"
+	"github.com/gatehouse-proxy/gatehouse/control/fleet"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
 )
@@ -249,5 +250,21 @@ func TestStatusOfAHealthyNode(t *testing.T) {
 	s.print(&out, nil, now)
 	if !strings.HasSuffix(out.String(), "\nAll is well.\n") {
 		t.Error(out.String())
+	}
+}
+
+func TestWhatIsWrongWithRevisions(t *testing.T) {
+	now := time.Now()
+	for want, f := range map[string]fleet.Status{
+		"revision 3: refused 5s ago, revision 2 serves: no":                          {Revision: 2, Refused: 3, Error: "no", ErrorAt: now.Add(-5 * time.Second)},
+		"revision 1: refused 5s ago, nothing serves: no":                             {Refused: 1, Error: "no", ErrorAt: now.Add(-5 * time.Second)},
+		"revision: which is the newest cannot be read, revision 2 serves: malformed": {Revision: 2, Error: "malformed", ErrorAt: now},
+	} {
+		f.Store.Up = true
+		s := status{Fleet: &f, Alerts: []fleet.Alert{{Node: "b", Kind: "silent", Since: now.Add(-3 * time.Minute), Text: "fell silent"}}}
+		got := strings.Join(s.wrong(now), "\n")
+		if !strings.Contains(got, want+"\n") || !strings.Contains(got, "node b: fell silent, 3m ago") {
+			t.Errorf("%q is not in\n%s", want, got)
+		}
 	}
 }

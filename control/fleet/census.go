@@ -141,20 +141,24 @@ func alerts(list []nodes.Member, newest uint64, now time.Time, behind func(node 
 		if m.Revision > 0 {
 			serves = fmt.Sprintf("revision %d serves", m.Revision)
 		}
+		refused := fmt.Sprintf("revision %d refused", m.Refused)
+		if m.Refused == 0 {
+			refused = "which revision is the newest cannot be read"
+		}
 		since := behind(m.Node)
 		switch stateOf(m, newest) {
 		case metrics.NodeUnreadable:
 			add("unreadable", time.Time{}, "%s", m.Error)
 			continue
 		case metrics.NodeRefusing:
-			add("refusing", since, "revision %d refused, %s: %s", m.Refused, serves, m.Error)
+			add("refusing", since, "%s, %s: %s", refused, serves, m.Error)
 		case metrics.NodeBehind:
 			if now.Sub(since) >= Lag {
 				add("behind", since, "does not run revision %d, the newest; %s", newest, serves)
 			}
 		default:
 			if m.Error != "" {
-				add("refusing", time.Time{}, "revision %d refused, %s: %s", m.Refused, serves, m.Error)
+				add("refusing", time.Time{}, "%s, %s: %s", refused, serves, m.Error)
 			}
 		}
 		if m.FromDisk {

@@ -137,7 +137,7 @@ func (l *lineage) pid() int {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	pid, err := strconv.Atoi(string(b))
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
 	if err != nil {
 		l.t.Fatal(err)
 	}
