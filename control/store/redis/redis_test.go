@@ -176,11 +176,14 @@ func TestWrongDataUnderOurKeys(t *testing.T) {
 	server.Do(t, "HSET", p+"{revisions}:2", "head", "{}", "data", "x")
 	server.Do(t, "LPUSH", p+"{values:f}:value:a", "x")
 	_, latest := st.Latest(ctx)
+	server.Do(t, "SET", p+"{revisions}:latest", "18446744073709551615")
+	_, huge := st.Latest(ctx)
+	server.Do(t, "SET", p+"{revisions}:latest", "three")
 	_, one := st.Revision(ctx, 1)
 	_, two := st.Revision(ctx, 2)
 	_, get := st.Get(ctx, "f", "a")
 	for doing, err := range map[string]error{
-		"latest": latest, "a revision that is a string": one, "a revision without a number": two, "a value": get,
+		"latest": latest, "a latest that nothing can follow": huge, "a revision that is a string": one, "a revision without a number": two, "a value": get,
 		"publish": st.Publish(ctx, &store.Revision{Number: 4}),
 	} {
 		if !errors.Is(err, store.ErrMalformed) {

@@ -79,6 +79,10 @@ func (s *Store) settle(ctx context.Context, c redis.Cmdable) {
 	})
 }
 
+// maxNumber is from where on the numbers of Redis' scripts are no longer exact:
+// nothing could be published after such a revision.
+const maxNumber = 1 << 53
+
 // Latest implements store.Revisions.
 func (s *Store) Latest(ctx context.Context) (uint64, error) {
 	text, err := s.client.Get(ctx, s.latestKey()).Result()
@@ -89,7 +93,7 @@ func (s *Store) Latest(ctx context.Context) (uint64, error) {
 		return 0, s.fail("read the latest revision's number", err)
 	}
 	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
+	if err != nil || n >= maxNumber {
 		return 0, fmt.Errorf("%w: %s is %.40q", store.ErrMalformed, s.latestKey(), text)
 	}
 	return n, nil
