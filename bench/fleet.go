@@ -3,35 +3,31 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
-	"github.com/gatehouse-proxy/gatehouse/cmd"
 	"github.com/gatehouse-proxy/gatehouse/config"
-	"github.com/gatehouse-proxy/gatehouse/control"
-	"github.com/gatehouse-proxy/gatehouse/control/fleet"
 	"github.com/gatehouse-proxy/gatehouse/control/revision"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 	"github.com/gatehouse-proxy/gatehouse/control/store/redis"
-	"github.com/gatehouse-proxy/gatehouse/gateway"
-	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
-	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
 )
 
 const (
 	fleetNodes  = 50
 	fleetRoutes = 5000
-	fleetRounds = 3
+	fleetRounds = 24
+	// rawNodes and rawRounds are for nodes that each compile for themselves: all
+	// of the fleet would need a core each.
+	rawNodes  = 4
+	rawRounds = 4
 )
 
 // sharedConfig is a config of many routes, of which the n-th version differs from
@@ -57,113 +53,59 @@ func sharedConfig(routes, n int) []config.File {
 	return []config.File{{Name: "shared.yaml", Data: []byte(b.String())}}
 }
 
-// fleetNode is a node in this process: everything but the admin API.
-type fleetNode struct {
-	follower *fleet.Follower
-	store    store.Store
-	loop     *control.Loop
-	gateway  *gateway.Gateway
-	compiler *compile.Compiler
-
-	mu   sync.Mutex
-	live map[string]time.Time // by cause: "revision N"
+// rollout is how long revisions took, each in order of size.
+type rollout struct {
+	// live and told are how long it took to be live on a node, and to be known as
+	// such by the store.
+	live, told []time.Duration
+	// last is how long it took, for each revision, until the store knew that it
+	// is live on every node.
+	last []time.Duration
+	// cpu is what an apply cost this process, redis what it cost Redis.
+	cpu, redis time.Duration
 }
 
-func (n *fleetNode) at(revision uint64) time.Time {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.live[fmt.Sprintf("revision %d", revision)]
-}
-
-func (n *fleetNode) close(ctx context.Context) {
-	n.follower.Close()
-	n.loop.Close()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	_ = n.gateway.Drain(ctx) // the bench is over
-	n.compiler.Close()
-	_ = n.store.Close() // as above
-}
-
-// join starts a node of the fleet.
-func join(ctx context.Context, dir, name, address string, key *revision.Key) (*fleetNode, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+// spread publishes revisions one after the other, each as soon as the one before
+// is live everywhere and acknowledged.
+func (f *fleetBench) spread(ctx context.Context, rounds int) (*rollout, error) {
+	revisions := make([][]config.File, rounds)
+	for i := range revisions {
+		revisions[i] = sharedConfig(fleetRoutes, int(f.next)+i)
 	}
-	kinds := cmd.Kinds()
-	file := fmt.Sprintf("node: { name: %s, data_dir: %q, config: store, admin: { address: \"off\" }, access_log: { path: \"off\" } }\n", name, dir)
-	first, _, err := config.Parse([]byte(file), "node.yaml", kinds, config.Options{})
-	if err != nil {
-		return nil, err
-	}
-	log, m := slog.New(slog.DiscardHandler), metrics.New(metrics.Settings{})
-	n := &fleetNode{store: redis.New(redis.Settings{Addresses: []string{address}}), live: map[string]time.Time{}}
-	if n.compiler, err = compile.New(compile.Settings{Plugins: cmd.Plugins(), Log: log, Metrics: m, Node: name}); err != nil {
-		return nil, err
-	}
-	n.gateway = gateway.New(gateway.Settings{Log: log, Metrics: m})
-	n.loop = control.New(control.Settings{Compiler: n.compiler, Gateway: n.gateway, Metrics: m, Log: log})
-	n.follower, err = fleet.New(fleet.Settings{
-		Store: n.store, Trusted: revision.Keyring{key.Public()}, Dir: dir, Self: fleet.Member{Node: name, Role: "gateway"},
-		Parse: func(files []config.File) (*config.Config, *config.Source, error) {
-			return config.ParseFiles(files, kinds, config.Options{Node: &first.Node, Dir: dir})
-		},
-		Metrics: m, Log: log,
-	})
-	if err != nil {
-		return nil, err
-	}
-	n.follower.Begin(ctx)
-	if err := n.loop.Start(ctx, first, nil); err != nil {
-		return nil, err
-	}
-	n.follower.Start(ctx, func(ctx context.Context, cfg *config.Config, src *config.Source, why string) error {
-		err := n.loop.Take(ctx, cfg, src, why)
-		if err == nil {
-			n.mu.Lock()
-			n.live[why] = time.Now()
-			n.mu.Unlock()
-		}
-		return err
-	})
-	return n, nil
-}
-
-// publish appends a revision as a control node does, who has checked it before.
-func publish(ctx context.Context, s store.Store, key *revision.Key, n uint64, files []config.File) (size int, err error) {
-	data, err := revision.Pack(files)
-	if err != nil {
-		return 0, err
-	}
-	return len(data), s.Publish(ctx, key.New(n, data, "bench", "bench", time.Now()))
-}
-
-// spread publishes revisions and returns how long each took to be live on each
-// node.
-func spread(ctx context.Context, nodes []*fleetNode, key *revision.Key, first uint64, rounds int) ([]time.Duration, error) {
-	var took []time.Duration
-	for i := range uint64(rounds) {
-		number := first + i
+	runtime.GC()
+	var out rollout
+	cpu, redisCPU := ownCPU(), f.server.cpu()
+	for _, files := range revisions {
 		began := time.Now()
-		if _, err := publish(ctx, nodes[0].store, key, number, sharedConfig(fleetRoutes, int(number))); err != nil {
+		if _, err := f.publish(ctx, files); err != nil {
 			return nil, err
 		}
-		for _, n := range nodes {
-			for n.at(number).IsZero() {
-				if s := n.follower.Status(); s.Error != "" || time.Since(began) > time.Minute {
-					return nil, fmt.Errorf("revision %d is not live after %v: %+v", number, time.Since(began), s)
-				}
-				time.Sleep(time.Millisecond)
+		number := f.next - 1
+		last := time.Duration(0)
+		for _, n := range f.nodes {
+			m, err := n.reached(ctx, number)
+			if err != nil {
+				return nil, err
 			}
-			took = append(took, n.at(number).Sub(began))
+			out.live, out.told = append(out.live, m.live.Sub(began)), append(out.told, m.told.Sub(began))
+			last = max(last, m.told.Sub(began))
 		}
+		out.last = append(out.last, last)
 	}
-	slices.Sort(took)
-	return took, nil
+	out.cpu, out.redis = (ownCPU()-cpu)/time.Duration(rounds), (f.server.cpu()-redisCPU)/time.Duration(rounds)
+	slices.Sort(out.live)
+	slices.Sort(out.told)
+	slices.Sort(out.last)
+	return &out, nil
 }
 
 func percentile(sorted []time.Duration, p float64) time.Duration {
 	return sorted[min(int(p*float64(len(sorted))), len(sorted)-1)].Round(time.Millisecond)
+}
+
+// spectrum is what of a distribution is worth telling.
+func spectrum(sorted []time.Duration) string {
+	return fmt.Sprintf("p50 %v, p99 %v, at most %v", percentile(sorted, 0.50), percentile(sorted, 0.99), percentile(sorted, 1))
 }
 
 // ownCPU is what this process has used so far.
@@ -175,6 +117,60 @@ func ownCPU() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// fleetBench is a Redis and the nodes that follow it.
+type fleetBench struct {
+	r      *run
+	server *process
+	client *goredis.Client
+	store  store.Store // the publisher's
+	key    *revision.Key
+	next   uint64 // revision to publish
+	nodes  []*fleetNode
+	on     []*machine
+}
+
+// publish appends a revision as a control node does, who has checked it before.
+func (f *fleetBench) publish(ctx context.Context, files []config.File) (size int, err error) {
+	data, err := revision.Pack(files)
+	if err != nil {
+		return 0, err
+	}
+	err = f.store.Publish(ctx, f.key.New(f.next, data, "bench", "bench", time.Now()))
+	f.next++
+	return len(data), err
+}
+
+// join starts nodes that share so many machines.
+func (f *fleetBench) join(ctx context.Context, count, machines int) error {
+	for i := range count {
+		if i < machines {
+			m, err := newMachine(ctx, fmt.Sprintf("m%d", i))
+			if err != nil {
+				return err
+			}
+			f.on = append(f.on, m)
+		}
+		name := fmt.Sprintf("n%d-%d", f.next, i)
+		n, err := join(ctx, filepath.Join(f.r.dir, "fleet", name), name, f.server.address, f.key, f.on[i%machines])
+		if err != nil {
+			return err
+		}
+		f.nodes = append(f.nodes, n)
+	}
+	_, err := f.spread(ctx, 1) // warm, and all are there
+	return err
+}
+
+func (f *fleetBench) leave(ctx context.Context) {
+	for _, n := range f.nodes {
+		n.close()
+	}
+	for _, m := range f.on {
+		m.close(context.WithoutCancel(ctx))
+	}
+	f.nodes, f.on = nil, nil
+}
+
 // fleets measures how long an apply takes to be live everywhere.
 func fleets(ctx context.Context, r *run) error {
 	address, err := freePort()
@@ -182,90 +178,99 @@ func fleets(ctx context.Context, r *run) error {
 		return err
 	}
 	_, port, _ := net.SplitHostPort(address)
-	server, err := r.start(ctx, "redis", address, "redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", r.dir)
-	if err != nil {
+	f := &fleetBench{r: r, next: 1}
+	if f.server, err = r.start(ctx, "redis", address, "redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", r.dir); err != nil {
 		return err
 	}
-	defer r.stop(server)
-	client := goredis.NewClient(&goredis.Options{Addr: address})
-	defer client.Close()
-	key, _, err := revision.LoadOrCreateKey(filepath.Join(r.dir, "fleet", "control.key"))
-	if err != nil {
+	defer r.stop(f.server)
+	f.client = goredis.NewClient(&goredis.Options{Addr: address})
+	defer f.client.Close()
+	f.store = redis.New(redis.Settings{Addresses: []string{address}})
+	defer f.store.Close() //nolint:errcheck // the bench is over
+	if f.key, _, err = revision.LoadOrCreateKey(filepath.Join(r.dir, "fleet", "control.key")); err != nil {
 		return err
 	}
-	var nodes []*fleetNode
-	defer func() {
-		for _, n := range nodes {
-			n.close(context.WithoutCancel(ctx))
-		}
-	}()
-	add := func(up int) error {
-		for len(nodes) < up {
-			name := fmt.Sprintf("n%d", len(nodes))
-			n, err := join(ctx, filepath.Join(r.dir, "fleet", name), name, address, key)
-			if err != nil {
-				return err
-			}
-			nodes = append(nodes, n)
-		}
-		return nil
-	}
-	if err := add(1); err != nil {
-		return err
-	}
+	defer f.leave(ctx)
 	files := sharedConfig(fleetRoutes, 1)
-	size, err := publish(ctx, nodes[0].store, key, 1, files)
+	size, err := f.publish(ctx, files)
 	if err != nil {
 		return err
 	}
-	weight, err := client.MemoryUsage(ctx, "gatehouse:{revisions}:1", 0).Result()
+	weight, err := f.client.MemoryUsage(ctx, "gatehouse:{revisions}:1", 0).Result()
 	if err != nil {
 		return err
 	}
-	fmt.Printf("a revision of %d routes: %d KiB of YAML, %d KiB packed, %d KiB in Redis\n", fleetRoutes, len(files[0].Data)>>10, size>>10, weight>>10)
-	next := uint64(2)
-	for _, count := range []int{1, 10, fleetNodes} {
-		if err := add(count); err != nil {
-			return err
-		}
-		if _, err := spread(ctx, nodes, key, next, 1); err != nil { // warm, and all are there
-			return err
-		}
-		cpu, redisCPU := ownCPU(), server.cpu()
-		took, err := spread(ctx, nodes, key, next+1, fleetRounds)
-		if err != nil {
-			return err
-		}
-		applies := time.Duration(fleetRounds * count)
-		next += 1 + fleetRounds
-		fmt.Printf("%2d nodes: live after p50 %v, p99 %v, at most %v; CPU per apply and node %v, of Redis %v per apply\n", count,
-			percentile(took, 0.50), percentile(took, 0.99), took[len(took)-1].Round(time.Millisecond),
-			((ownCPU() - cpu) / applies).Round(10*time.Microsecond), ((server.cpu() - redisCPU) / fleetRounds).Round(100*time.Microsecond))
+	fmt.Printf("a revision of %d routes: %d KiB of YAML, %d KiB packed, %d KiB in Redis; load %s\n", fleetRoutes, len(files[0].Data)>>10, size>>10, weight>>10, loadAverage())
+
+	one, err := f.measure(ctx, 1, 1, rawRounds)
+	if err != nil {
+		return err
 	}
-	return idleFleet(ctx, client, server, nodes)
+	f.leave(ctx)
+	fmt.Printf("1 node: acknowledged after %s; CPU %v per apply, publishing included\n", spectrum(one.last), one.cpu.Round(time.Millisecond))
+
+	raw, err := f.measure(ctx, rawNodes, rawNodes, rawRounds)
+	if err != nil {
+		return err
+	}
+	f.leave(ctx)
+	fmt.Printf("%d nodes that share %d cores, each parses and compiles: acknowledged by the last after %s; CPU %v per apply\n",
+		rawNodes, runtime.NumCPU(), spectrum(raw.last), raw.cpu.Round(time.Millisecond))
+
+	all, err := f.measure(ctx, fleetNodes, 1, fleetRounds)
+	if err != nil {
+		return err
+	}
+	spent := slices.Clone(f.on[0].spent)[1:] // of all but the first
+	slices.Sort(spent)
+	fmt.Printf(`%d nodes, %d applies. Each has its own connections, member entry, data folder, fetch, verification, unpacking
+and acknowledgement. Parsing and compiling a revision is really done, but once for all of them: the nodes of a fleet
+have a machine each and do it at the same time, here they would take turns on %d cores.
+  live on a node:                  %s
+  acknowledged by a node:          %s
+  acknowledged by the last of all: %s
+  of which parsing, compiling and swapping: %s
+  CPU: %v per apply; %v per node for all but parsing and compiling; Redis %v per apply
+`, fleetNodes, fleetRounds, runtime.NumCPU(), spectrum(all.live), spectrum(all.told), spectrum(all.last), spectrum(spent),
+		all.cpu.Round(time.Millisecond), ((all.cpu - one.cpu) / (fleetNodes - 1)).Round(10*time.Microsecond), all.redis.Round(100*time.Microsecond))
+	return f.idle(ctx)
 }
 
-// idleFleet is what a fleet costs in which nothing happens.
-func idleFleet(ctx context.Context, client *goredis.Client, server *process, nodes []*fleetNode) error {
-	const watched = 10 * time.Second
+func (f *fleetBench) measure(ctx context.Context, count, machines, rounds int) (*rollout, error) {
+	if err := f.join(ctx, count, machines); err != nil {
+		return nil, err
+	}
+	return f.spread(ctx, rounds)
+}
+
+// loadAverage is how busy the machine was in the last minute.
+func loadAverage() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	one, _, _ := strings.Cut(string(text), " ")
+	return one
+}
+
+// idle is what a fleet costs in which nothing happens.
+func (f *fleetBench) idle(ctx context.Context) error {
+	const watched = 20 * time.Second
 	commands := func() (n int) {
-		info, _ := client.Info(ctx, "stats").Result() // without it the figure is 0
+		info, _ := f.client.Info(ctx, "stats").Result() // without it the figure is 0
 		_, rest, _ := strings.Cut(info, "total_commands_processed:")
 		_, _ = fmt.Sscan(rest, &n)
 		return n
 	}
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	cpu, redisCPU, before := ownCPU(), server.cpu(), commands()
+	cpu, redisCPU, before := ownCPU(), f.server.cpu(), commands()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(watched):
 	}
+	count := float64(len(f.nodes))
 	share := func(used time.Duration) float64 { return 100 * used.Seconds() / watched.Seconds() }
-	fmt.Printf("idle: %.3f %% of a core per node, %.2f %% for Redis, %.0f commands/s of %d nodes; %.1f MiB of heap per node\n",
-		share(ownCPU()-cpu)/float64(len(nodes)), share(server.cpu()-redisCPU), float64(commands()-before)/watched.Seconds(), len(nodes),
-		float64(m.HeapAlloc)/float64(len(nodes))/(1<<20))
+	fmt.Printf("idle for %v: %.3f %% of a core per node, %.2f %% for Redis, %.0f commands/s of %.0f nodes; load %s\n", watched,
+		share(ownCPU()-cpu)/count, share(f.server.cpu()-redisCPU), float64(commands()-before)/watched.Seconds(), count, loadAverage())
 	return nil
 }

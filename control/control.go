@@ -72,12 +72,23 @@ type Loop struct {
 	status   Status
 	revision int64 // counts the configs that went live
 
+	tidy *time.Timer
 	stop func()
 	done sync.WaitGroup
 }
 
+// tidyAfter is how long after the last change memory is given back.
+const tidyAfter = 2 * time.Second
+
 // New returns a loop that has done nothing yet.
-func New(s Settings) *Loop { return &Loop{s: s, stop: func() {}} }
+func New(s Settings) *Loop {
+	// Building leaves more behind than serving will ever need. Collecting that
+	// takes the time of a whole collection, for which nobody has to wait, and it
+	// is enough to do it once after several changes.
+	tidy := time.AfterFunc(tidyAfter, debug.FreeOSMemory)
+	tidy.Stop()
+	return &Loop{s: s, stop: func() {}, tidy: tidy}
+}
 
 // Start applies first, the config the node was started with, and then follows
 // the source. A route that cannot be built on this node is served as broken
@@ -130,6 +141,7 @@ func outdated(src *config.Source) bool {
 func (l *Loop) Close() {
 	l.stop()
 	l.done.Wait()
+	l.tidy.Stop()
 }
 
 // Reload reads the source again and swaps to it. On any error the running
@@ -219,7 +231,7 @@ func (l *Loop) apply(ctx context.Context, cfg *config.Config, src *config.Source
 	l.status.Digest, l.status.Loaded, l.status.Broken, l.status.Missing = digest, time.Now(), result.Broken, missing
 	l.status.Error, l.status.ErrorAt = "", time.Time{} // it tells of an older config
 	l.mu.Unlock()
-	debug.FreeOSMemory() // building leaves more behind than serving will ever need
+	l.tidy.Reset(tidyAfter)
 	l.s.Log.Info("config is live", "digest", short(digest), "routes", len(cfg.Routes), "upstreams", len(cfg.Upstreams))
 	return nil
 }

@@ -1,6 +1,8 @@
 package fleet
 
 import (
+	"bufio"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -128,24 +130,43 @@ func (k *kept) live(r *store.Revision) error {
 // write writes the file anew, whole or not at all.
 func (k *kept) write() error {
 	k.prune()
-	f := file{Good: k.goodOne, Revisions: make([]fileItem, len(k.list))}
-	for i, r := range k.list {
-		f.Revisions[i] = fileItem{*r, r.Data}
-	}
-	text, err := json.Marshal(f)
-	if err != nil {
-		return err
-	}
 	t, err := os.CreateTemp(filepath.Dir(k.path), ".revision-*") // with mode 0600
 	if err != nil {
 		return err
 	}
 	defer os.Remove(t.Name()) //nolint:errcheck // it is there no more, if all went well
-	_, err = t.Write(text)
-	if err = errors.Join(err, t.Sync(), t.Close()); err != nil {
+	w := bufio.NewWriterSize(t, 64<<10)
+	if err = errors.Join(k.encode(w), w.Flush(), t.Sync(), t.Close()); err != nil {
 		return err
 	}
 	return os.Rename(t.Name(), k.path)
+}
+
+// encode writes a file piece by piece: encoding/json would hold several copies
+// of all that is kept, twice for each revision.
+func (k *kept) encode(w *bufio.Writer) error {
+	fmt.Fprintf(w, `{"good":%d,"revisions":[`, k.goodOne) //nolint:errcheck // a Writer remembers its first error until Flush
+	for i, r := range k.list {
+		head, err := json.Marshal(r) // an object without Data
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			w.WriteByte(',')
+		}
+		w.Write(head[:len(head)-1])
+		w.WriteString(`,"packed":"`)
+		b := base64.NewEncoder(base64.StdEncoding, w)
+		if _, err := b.Write(r.Data); err != nil {
+			return err
+		}
+		if err := b.Close(); err != nil {
+			return err
+		}
+		w.WriteString(`"}`)
+	}
+	w.WriteString("]}")
+	return nil
 }
 
 // prune drops the oldest that need not be kept.

@@ -103,8 +103,7 @@ func Digest(data []byte) string {
 // message is what is signed: everything that is shown to people or acted upon.
 // Each part has its length before it, so that nothing can be moved from one
 // part to the next.
-func message(r *store.Revision) []byte {
-	sum := sha256.Sum256(r.Data)
+func message(r *store.Revision, sum [sha256.Size]byte) []byte {
 	m := binary.BigEndian.AppendUint64([]byte("gatehouse revision 1\x00"), r.Number)
 	m = binary.BigEndian.AppendUint64(m, uint64(r.Time.UnixNano()))
 	for _, part := range [][]byte{[]byte(r.Author), []byte(r.Message), sum[:]} {
@@ -129,11 +128,12 @@ func (k *Key) Public() PublicKey { return PublicKey(k.private.Public().(ed25519.
 
 // New makes the revision that follows number-1 and signs it.
 func (k *Key) New(number uint64, data []byte, author, why string, now time.Time) *store.Revision {
+	sum := sha256.Sum256(data)
 	r := &store.Revision{
-		Number: number, Digest: Digest(data), Author: author, Message: why,
+		Number: number, Digest: hex.EncodeToString(sum[:]), Author: author, Message: why,
 		Time: now.UTC().Truncate(time.Millisecond), KeyID: k.Public().ID(), Data: data,
 	}
-	r.Signature = ed25519.Sign(k.private, message(r))
+	r.Signature = ed25519.Sign(k.private, message(r, sum))
 	return r
 }
 
@@ -167,11 +167,12 @@ type Keyring []PublicKey
 // Verify is nil for a revision that is what one of the keys has signed. Its
 // error says why the revision must not run.
 func (ring Keyring) Verify(r *store.Revision) error {
+	sum := sha256.Sum256(r.Data)
 	i := slices.IndexFunc(ring, func(p PublicKey) bool { return p.ID() == r.KeyID })
 	switch {
 	case i < 0:
 		return fmt.Errorf("revision %d: %w: key %.40q is not in node.control.trusted_keys", r.Number, ErrUnknownKey, r.KeyID)
-	case !ed25519.Verify(ed25519.PublicKey(ring[i]), message(r), r.Signature), Digest(r.Data) != r.Digest:
+	case !ed25519.Verify(ed25519.PublicKey(ring[i]), message(r, sum), r.Signature), hex.EncodeToString(sum[:]) != r.Digest:
 		return fmt.Errorf("revision %d: %w", r.Number, ErrBadSignature)
 	}
 	return nil

@@ -55,7 +55,7 @@ func (b *build) instance(key string, p config.Plugin, facts plugins.Route) insta
 	if f.WAF {
 		inputs = append(inputs, b.policiesDigest)
 	}
-	sum := digest(inputs...)
+	sum := b.digester.digest(inputs...)
 	if u, same := b.units.Reuse(b.prev, in.key, sum); same {
 		in.handler = u.(plugins.Instance).Handle
 		return in

@@ -149,6 +149,7 @@ type build struct {
 	// What instances depend on besides their own config.
 	consumersDigest, policiesDigest string
 	upstreamDigests                 map[string]string
+	digester                        digester
 
 	dialers map[string]*dial.Dialer // by upstream
 

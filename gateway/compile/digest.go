@@ -14,8 +14,11 @@ import (
 // from one serves as well for the other. It reads every exported field,
 // secrets included, which text encodings hide; it never leaves the process.
 // It is "" for values whose content cannot be told: such units are made anew.
-func digest(values ...any) string {
-	d := digester{all: make([]byte, 0, 1<<10)}
+func digest(values ...any) string { return new(digester).digest(values...) }
+
+// digest is the function, for who asks many times: the memory is used again.
+func (d *digester) digest(values ...any) string {
+	d.all, d.opaque = d.all[:0], false
 	for _, v := range values {
 		d.write(reflect.ValueOf(v))
 	}
@@ -30,6 +33,23 @@ func digest(values ...any) string {
 type digester struct {
 	all    []byte
 	opaque bool // something could not be read
+	// fields of the struct types met so far: reflect makes them anew each time.
+	fields map[reflect.Type][]reflect.StructField
+}
+
+func (d *digester) fieldsOf(t reflect.Type) []reflect.StructField {
+	if f, ok := d.fields[t]; ok {
+		return f
+	}
+	if d.fields == nil {
+		d.fields = map[reflect.Type][]reflect.StructField{}
+	}
+	f := make([]reflect.StructField, t.NumField())
+	for i := range f {
+		f[i] = t.Field(i)
+	}
+	d.fields[t] = f
+	return f
 }
 
 func (d *digester) write(v reflect.Value) {
@@ -92,8 +112,7 @@ func (d *digester) writeMap(v reflect.Value) {
 // content as text (netip.Prefix, time.Time).
 func (d *digester) writeStruct(v reflect.Value) {
 	hides := false
-	for i := range v.NumField() {
-		f := v.Type().Field(i)
+	for i, f := range d.fieldsOf(v.Type()) {
 		if !f.IsExported() {
 			hides = true
 			continue

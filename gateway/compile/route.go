@@ -145,7 +145,7 @@ func (b *build) finishProxy(name string, r config.Route, s proxy.Settings, out l
 	}
 	key := "proxy/" + name
 	b.paths[key] = "routes." + name
-	sum := digest(inputs...)
+	sum := b.digester.digest(inputs...)
 	if b.sameUpstreams(out.needs) {
 		if u, same := b.units.Reuse(b.prev, key, sum); same {
 			out.handler = u.(*proxy.Proxy).Handle
