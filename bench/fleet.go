@@ -23,11 +23,11 @@ import (
 const (
 	fleetNodes  = 50
 	fleetRoutes = 5000
-	fleetRounds = 24
+	fleetRounds = 20
 	// rawNodes and rawRounds are for nodes that each compile for themselves: all
 	// of the fleet would need a core each.
 	rawNodes  = 4
-	rawRounds = 4
+	rawRounds = 3
 )
 
 // sharedConfig is a config of many routes, of which the n-th version differs from

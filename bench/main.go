@@ -47,7 +47,7 @@ var scenarios = []scenario{
 	{"tcp", "bulk transfer through a TCP listener, 4 connections", tcp},
 	{"bulk", "1 GiB each way over every protocol, and the memory that takes", bulk},
 	{"memory", "resident memory: idle, with CRS, per idle connection, over 100 reloads", memory},
-	{"fleet", "a revision of 5 000 routes, from being published to being live on every one of 50 nodes, in one process with one Redis", fleets},
+	{"fleet", "a revision of 5 000 routes, from being published to being live on every one of 50 nodes and acknowledged, in one process with one Redis", fleets},
 	{"registry", "10 000 instances in a real Redis: how soon all know, and what an idle node pays", services},
 	{"reload", "five reloads in eight seconds under 32 busy connections", reloads},
 }

@@ -142,10 +142,11 @@ func (k *kept) write() error {
 	return os.Rename(t.Name(), k.path)
 }
 
-// encode writes a file piece by piece: encoding/json would hold several copies
-// of all that is kept, twice for each revision.
+// encode writes the text of a file piece by piece. It is megabytes, and written
+// twice for each revision; encoding/json would hold several copies of it.
 func (k *kept) encode(w *bufio.Writer) error {
-	fmt.Fprintf(w, `{"good":%d,"revisions":[`, k.goodOne) //nolint:errcheck // a Writer remembers its first error until Flush
+	// w remembers its first error until Flush.
+	fmt.Fprintf(w, `{"good":%d,"revisions":[`, k.goodOne)
 	for i, r := range k.list {
 		head, err := json.Marshal(r) // an object without Data
 		if err != nil {
