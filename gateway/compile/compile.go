@@ -166,10 +166,12 @@ func (c *Compiler) Build(ctx context.Context, cfg *config.Config, src *config.So
 			c.settings.Log.Warn("closing a part of an old config", "unit", key, "error", err)
 		}),
 		broken: map[string]string{}, paths: map[string]string{}, upstreamDigests: map[string]string{}, dialers: map[string]*dial.Dialer{},
-		result: &Result{Broken: map[string]string{}, Plans: map[string]Plan{}, Streams: map[string]map[string]string{}},
+		result: &Result{Broken: map[string]string{}, Plans: make(map[string]Plan, len(cfg.Routes)), Streams: map[string]map[string]string{}},
 	}
 	if prev != nil {
 		b.prev = prev.Units
+		b.paths = make(map[string]string, b.prev.Len())
+		b.units.Grow(b.prev.Len())
 	}
 	b.directories()
 	b.upstreams()

@@ -20,7 +20,8 @@ import (
 // routes compiles every route; "" stands for no match.
 func (b *build) routes() map[string]*compiled {
 	global := b.chain("plugins", b.cfg.Plugins, plugins.Route{Name: "*"})
-	out := map[string]*compiled{"": b.unmatched(global)}
+	out := make(map[string]*compiled, 1+len(b.cfg.Routes))
+	out[""] = b.unmatched(global)
 	for _, name := range slices.Sorted(maps.Keys(b.cfg.Routes)) {
 		r := b.cfg.Routes[name]
 		path := "routes." + name

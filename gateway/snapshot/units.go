@@ -33,6 +33,9 @@ func NewUnits(onErr func(key string, err error)) *Units {
 	return &Units{byKey: map[string]*held{}, onErr: onErr}
 }
 
+// Grow makes room for n units in a set that has none yet.
+func (u *Units) Grow(n int) { u.byKey = make(map[string]*held, n) }
+
 // Reuse takes the unit of that key over from prev if its digest is the same.
 func (u *Units) Reuse(prev *Units, key, digest string) (Unit, bool) {
 	if prev == nil {
