@@ -78,7 +78,7 @@ type Loop struct {
 }
 
 // tidyAfter is how long after the last change memory is given back.
-const tidyAfter = 2 * time.Second
+const tidyAfter = time.Second
 
 // New returns a loop that has done nothing yet.
 func New(s Settings) *Loop {
