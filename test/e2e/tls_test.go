@@ -514,7 +514,7 @@ func TestTLSMissingCertificates(t *testing.T) {
 	}
 	n.writeRaw(n.secureText(`certificates: [api, wild]`, app))
 	out, err := exec.Command(binary, "check", n.config).CombinedOutput()
-	if want := "gatehouse.yaml:7:3: certificates.api: "; err == nil || !strings.Contains(string(out), want) || !strings.Contains(string(out), `api.key": no such file`) {
+	if want := "gatehouse.yaml:7:40: certificates.api.key_file: "; err == nil || !strings.Contains(string(out), want) || !strings.Contains(string(out), `api.key": no such file`) {
 		t.Errorf("check: %v\n%s", err, out)
 	}
 	n.run()
