@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatehouse-proxy/gatehouse/control/squeeze"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 )
 
@@ -21,7 +22,7 @@ func TestKeptFileIsWhatEncodingJSONWouldWrite(t *testing.T) {
 		k := &kept{goodOne: 1, list: list}
 		f := file{Good: 1}
 		for _, r := range list {
-			f.Revisions = append(f.Revisions, fileItem{*r, r.Data})
+			f.Revisions = append(f.Revisions, fileItem{*r, squeeze.Compress(r.Data)})
 		}
 		want, err := json.Marshal(f)
 		if err != nil {

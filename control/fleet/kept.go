@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/gatehouse-proxy/gatehouse/control/revision"
+	"github.com/gatehouse-proxy/gatehouse/control/squeeze"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
 )
@@ -35,8 +36,9 @@ type kept struct {
 	most int
 
 	mu      sync.Mutex
-	goodOne uint64            // the last that went live here
-	list    []*store.Revision // verified, in order
+	goodOne uint64                     // the last that went live here
+	list    []*store.Revision          // verified, in order
+	packed  map[*store.Revision][]byte // what was compressed of list
 }
 
 // file is the form on disk.
@@ -47,7 +49,7 @@ type file struct {
 
 type fileItem struct {
 	store.Revision
-	Packed []byte `json:"packed"`
+	Packed []byte `json:"packed"` // Data, compressed
 }
 
 func newKept(dir string, control bool) *kept {
@@ -79,7 +81,11 @@ func (k *kept) read(ring revision.Keyring) (bad []error, err error) {
 	}
 	for _, item := range f.Revisions {
 		r := item.Revision
-		r.Data = item.Packed
+		var err error
+		if r.Data, err = squeeze.Decompress(item.Packed, revision.MaxSize); err != nil {
+			bad = append(bad, fmt.Errorf("%s: %w", k.path, err))
+			continue
+		}
 		if err := ring.Verify(&r); err != nil {
 			bad = append(bad, fmt.Errorf("%s: %w", k.path, err))
 			continue
@@ -142,10 +148,11 @@ func (k *kept) write() error {
 	return os.Rename(t.Name(), k.path)
 }
 
-// encode writes the text of a file piece by piece. It is megabytes, and written
-// twice for each revision; encoding/json would hold several copies of it.
+// encode writes the text of a file piece by piece. It may be megabytes, and is
+// written twice for each revision; encoding/json would hold several copies of it.
 func (k *kept) encode(w *bufio.Writer) error {
 	// w remembers its first error until Flush.
+	packed := make(map[*store.Revision][]byte, len(k.list))
 	fmt.Fprintf(w, `{"good":%d,"revisions":[`, k.goodOne)
 	for i, r := range k.list {
 		head, err := json.Marshal(r) // an object without Data
@@ -158,7 +165,10 @@ func (k *kept) encode(w *bufio.Writer) error {
 		w.Write(head[:len(head)-1])
 		w.WriteString(`,"packed":"`)
 		b := base64.NewEncoder(base64.StdEncoding, w)
-		if _, err := b.Write(r.Data); err != nil {
+		if packed[r] = k.packed[r]; packed[r] == nil {
+			packed[r] = squeeze.Compress(r.Data)
+		}
+		if _, err := b.Write(packed[r]); err != nil {
 			return err
 		}
 		if err := b.Close(); err != nil {
@@ -167,6 +177,7 @@ func (k *kept) encode(w *bufio.Writer) error {
 		w.WriteString(`"}`)
 	}
 	w.WriteString("]}")
+	k.packed = packed
 	return nil
 }
 

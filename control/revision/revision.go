@@ -63,14 +63,12 @@ func Unpack(data []byte) ([]config.File, error) {
 	if len(data) > MaxSize {
 		return nil, fmt.Errorf("a revision of %d bytes: at most %d are read", len(data), MaxSize)
 	}
-	var p packed
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&p); err != nil {
-		return nil, fmt.Errorf("a revision is not packed as it should be: %w", err)
-	}
-	if d.More() {
-		return nil, errors.New("a revision has something behind its end")
+	p, ok := quick(data)
+	if !ok {
+		var err error
+		if p, err = decode(data); err != nil {
+			return nil, err
+		}
 	}
 	var files []config.File
 	for _, f := range p.Files {
@@ -92,6 +90,19 @@ func Unpack(data []byte) ([]config.File, error) {
 		return nil, errors.New("a revision has no file")
 	}
 	return files, nil
+}
+
+// decode reads any form of packed that is valid JSON.
+func decode(data []byte) (p packed, err error) {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil {
+		return p, fmt.Errorf("a revision is not packed as it should be: %w", err)
+	}
+	if d.More() {
+		return p, errors.New("a revision has something behind its end")
+	}
+	return p, nil
 }
 
 // Digest of packed data: SHA-256 in lower-case hex.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/gatehouse-proxy/gatehouse/control/squeeze"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 )
 
@@ -44,7 +45,7 @@ func (s *Store) Publish(ctx context.Context, r *store.Revision) error {
 	if err != nil {
 		return s.fail("publish", err)
 	}
-	ok, err := publish.run(ctx, c, []string{s.latestKey(), s.revisionKey(r.Number)}, r.Number, head, compress(r.Data), s.channel, store.TopicRevisions).Int()
+	ok, err := publish.run(ctx, c, []string{s.latestKey(), s.revisionKey(r.Number)}, r.Number, head, squeeze.Compress(r.Data), s.channel, store.TopicRevisions).Int()
 	if err != nil {
 		return s.fail("publish", err)
 	}
@@ -134,7 +135,7 @@ func (s *Store) Revision(ctx context.Context, n uint64) (*store.Revision, error)
 	if !ok {
 		return nil, fmt.Errorf("%w: %s has no data", store.ErrMalformed, key)
 	}
-	if r.Data, err = decompress([]byte(data), store.MaxRevision); err != nil {
+	if r.Data, err = squeeze.Decompress([]byte(data), store.MaxRevision); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", store.ErrMalformed, key, err)
 	}
 	return r, nil
@@ -203,7 +204,7 @@ func (s *Store) Restore(ctx context.Context, list []*store.Revision) error {
 		if err != nil {
 			return err
 		}
-		keys, args = append(keys, s.revisionKey(r.Number)), append(args, head, compress(r.Data))
+		keys, args = append(keys, s.revisionKey(r.Number)), append(args, head, squeeze.Compress(r.Data))
 	}
 	ok, err := restore.run(ctx, s.client, keys, args...).Int()
 	if err != nil {

@@ -1,4 +1,4 @@
-package redis
+package squeeze
 
 import (
 	"bytes"
@@ -11,8 +11,8 @@ const most = 8 << 20
 
 func TestCompression(t *testing.T) {
 	for _, data := range [][]byte{nil, {}, []byte("x"), magic, bytes.Repeat([]byte("routes: {}\n"), 1e5)} {
-		packed := compress(data)
-		got, err := decompress(packed, most)
+		packed := Compress(data)
+		got, err := Decompress(packed, most)
 		if err != nil || !bytes.Equal(got, data) {
 			t.Errorf("%d bytes became %d, %v", len(data), len(got), err)
 		}
@@ -20,12 +20,12 @@ func TestCompression(t *testing.T) {
 			t.Errorf("%d bytes take %d", len(data), len(packed))
 		}
 	}
-	if got, err := decompress([]byte("{}"), most); err != nil || string(got) != "{}" {
+	if got, err := Decompress([]byte("{}"), most); err != nil || string(got) != "{}" {
 		t.Errorf("what was not compressed: %q, %v", got, err)
 	}
-	whole := compress(bytes.Repeat([]byte("routes: {}\n"), 1000))
+	whole := Compress(bytes.Repeat([]byte("routes: {}\n"), 1000))
 	for n := len(magic); n < len(whole); n++ {
-		if _, err := decompress(whole[:n], most); err == nil {
+		if _, err := Decompress(whole[:n], most); err == nil {
 			t.Fatalf("%d bytes of %d are taken for all", n, len(whole))
 		}
 	}
@@ -47,21 +47,21 @@ func TestABombIsNotUnpacked(t *testing.T) {
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := decompress(w.Bytes(), most); err == nil {
+	if out, err := Decompress(w.Bytes(), most); err == nil {
 		t.Errorf("%d bytes became %d", w.Len(), len(out))
 	}
 }
 
 func FuzzDecompress(f *testing.F) {
-	f.Add(compress([]byte("routes: {}")))
+	f.Add(Compress([]byte("routes: {}")))
 	f.Add([]byte("{}"))
 	f.Add(magic)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		out, err := decompress(data, most)
+		out, err := Decompress(data, most)
 		if len(out) > max(most, len(data)) {
 			t.Errorf("%d bytes became %d", len(data), len(out))
 		}
-		if again, e := decompress(compress(data), most); e != nil || !bytes.Equal(again, data) {
+		if again, e := Decompress(Compress(data), most); e != nil || !bytes.Equal(again, data) {
 			t.Errorf("%d bytes: %v, %v", len(data), e, err)
 		}
 	})

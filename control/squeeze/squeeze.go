@@ -1,4 +1,6 @@
-package redis
+// Package squeeze compresses revisions where they are kept: configs of many
+// routes are much of the same, and every node fetches and keeps them.
+package squeeze
 
 import (
 	"bytes"
@@ -7,12 +9,11 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// A revision lies in Redis as one frame of zstd: configs of many routes are much
-// of the same, and every node fetches them at the same time.
-
+// magic begins a frame of zstd.
 var magic = []byte{0x28, 0xb5, 0x2f, 0xfd}
 
-func compress(data []byte) []byte {
+// Compress makes data one frame of zstd.
+func Compress(data []byte) []byte {
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		panic("BUG: " + err.Error())
@@ -21,9 +22,9 @@ func compress(data []byte) []byte {
 	return e.EncodeAll(data, nil)
 }
 
-// decompress undoes compress, up to a size. Other data is returned as it is:
+// Decompress undoes Compress, up to a size in bytes. Other data is returned as it is:
 // whether it is a revision shows by its signature.
-func decompress(data []byte, most uint64) ([]byte, error) {
+func Decompress(data []byte, most uint64) ([]byte, error) {
 	if !bytes.HasPrefix(data, magic) {
 		return data, nil
 	}
