@@ -332,14 +332,17 @@ func (w *town) entries(n *node, folder string) map[string][]byte {
 	return out
 }
 
-// certificate is the name and content of the one certificate in the store.
+// certificate is the name and content of the one certificate in the store, which
+// gets there right after it is in use.
 func (w *town) certificate(n *node) (name string, data []byte) {
 	w.t.Helper()
-	for name, data := range w.entries(n, "secrets") {
-		if strings.HasPrefix(name, "certificate-") {
-			return name, data
+	eventually(w.t, "the store has a certificate", func() error {
+		for name, data = range w.entries(n, "secrets") {
+			if strings.HasPrefix(name, "certificate-") {
+				return nil
+			}
 		}
-	}
-	w.t.Fatal("the store has no certificate")
-	return "", nil
+		return errors.New("it has none")
+	})
+	return name, data
 }
