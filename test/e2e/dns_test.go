@@ -22,12 +22,7 @@ func dnsServer(t *testing.T, address string, more ...string) (addr string, kill 
 			t.Fatal("dnsmasq is missing: make setup installs it")
 		}
 	}
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(pc.LocalAddr().String())
-	pc.Close()
+	_, port, _ := net.SplitHostPort(freeForBoth(t))
 	args := []string{
 		"--keep-in-foreground", "--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces", "--listen-address=127.0.0.1", "--port=" + port,
 		"--pid-file=" + filepath.Join(t.TempDir(), "pid"), "--user=", "--edns-packet-max=4096", "--address=/test/" + address,
@@ -57,18 +52,27 @@ func dnsServer(t *testing.T, address string, more ...string) (addr string, kill 
 	return "", nil
 }
 
+// freeForBoth is an address that neither TCP nor UDP uses: dnsmasq takes both.
+func freeForBoth(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		address := freeAddress(t)
+		if pc, err := net.ListenPacket("udp", address); err == nil {
+			pc.Close()
+			return address
+		}
+	}
+	t.Fatal("no port is free for TCP and UDP")
+	return ""
+}
+
 // TestDNSThroughTheGateway: many clients at once, long answers, and one of two
 // servers killed, which no client notices.
 func TestDNSThroughTheGateway(t *testing.T) {
 	one, kill := dnsServer(t, "10.0.0.1")
 	two, _ := dnsServer(t, "10.0.0.2")
 	g := prepare(t, "")
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := pc.LocalAddr().String()
-	pc.Close()
+	at := freeForBoth(t)
 	_, port, _ := net.SplitHostPort(at)
 	g.writeRaw(g.text("") + fmt.Sprintf(`  dns: { address: ":%s", protocol: udp, backends: [{ upstream: dns }], udp: { replies: 1 }, timeouts: { idle: 5s } }
   dns-tcp: { address: ":%s", protocol: tcp, backends: [{ upstream: dns }] }
