@@ -65,7 +65,7 @@ func (s *stream) putHead(h http.Header, resp *fasthttp.Response) {
 	trailers := resp.Header.PeekTrailerKeys()
 	typed := false
 	for k, v := range resp.Header.All() {
-		if ownField(k) || len(trailers) > 0 && contains(trailers, k) {
+		if wire.ServersOwn(k, trailers, false) {
 			continue
 		}
 		name, ok := names[string(k)]
@@ -103,25 +103,6 @@ func (s *stream) put(h http.Header, name, value string) {
 	h[name] = s.values[n : n+1 : n+1]
 }
 
-// ownField names what is said in another way, or not at all.
-func ownField(k []byte) bool {
-	switch len(k) {
-	case 4:
-		return wire.EqualFold(k, "date")
-	case 7:
-		return wire.EqualFold(k, "trailer") || wire.EqualFold(k, "upgrade")
-	case 10:
-		return wire.EqualFold(k, "connection") || wire.EqualFold(k, "keep-alive")
-	case 14:
-		return wire.EqualFold(k, "content-length")
-	case 16:
-		return wire.EqualFold(k, "proxy-connection")
-	case 17:
-		return wire.EqualFold(k, "transfer-encoding")
-	}
-	return false
-}
-
 // names spares the memory for the names that nearly every reply has.
 var names = func() map[string]string {
 	m := map[string]string{}
@@ -139,15 +120,6 @@ var names = func() map[string]string {
 	}
 	return m
 }()
-
-func contains(list [][]byte, k []byte) bool {
-	for _, l := range list {
-		if string(l) == string(k) {
-			return true
-		}
-	}
-	return false
-}
 
 // sendBytes sends a reply whose body is in memory or absent.
 func (s *stream) sendBytes(h http.Header, resp *fasthttp.Response, streamed bool) bool {

@@ -100,7 +100,7 @@ func (c *conn) appendHead(o []byte, resp *fasthttp.Response) []byte {
 	o = append(o, statusLine(status)...)
 	trailers := resp.Header.PeekTrailerKeys()
 	for k, v := range resp.Header.All() {
-		if ownField(k, status) || len(trailers) > 0 && contains(trailers, k) {
+		if wire.ServersOwn(k, trailers, status == 101) {
 			continue
 		}
 		o = append(o, k...)
@@ -114,34 +114,6 @@ func (c *conn) appendHead(o []byte, resp *fasthttp.Response) []byte {
 		o = append(o, *c.srv.date.Load()...)
 	}
 	return o
-}
-
-// ownField names what the server itself says in every reply.
-func ownField(k []byte, status int) bool {
-	switch len(k) {
-	case 4:
-		return wire.EqualFold(k, "date")
-	case 7:
-		return wire.EqualFold(k, "trailer") || status != 101 && wire.EqualFold(k, "upgrade")
-	case 10:
-		return wire.EqualFold(k, "connection") || wire.EqualFold(k, "keep-alive")
-	case 14:
-		return wire.EqualFold(k, "content-length")
-	case 16:
-		return wire.EqualFold(k, "proxy-connection")
-	case 17:
-		return wire.EqualFold(k, "transfer-encoding")
-	}
-	return false
-}
-
-func contains(list [][]byte, k []byte) bool {
-	for _, l := range list {
-		if string(l) == string(k) {
-			return true
-		}
-	}
-	return false
 }
 
 // sendBytes sends a reply whose body is in memory or absent.

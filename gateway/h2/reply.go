@@ -94,7 +94,7 @@ func (s *stream) sendHead(resp *fasthttp.Response, length int, end bool) error {
 	s.beginBlock(resp.StatusCode())
 	trailers := resp.Header.PeekTrailerKeys()
 	for k, v := range resp.Header.All() {
-		if !ownField(k) && (len(trailers) == 0 || !contains(trailers, k)) {
+		if !wire.ServersOwn(k, trailers, false) {
 			s.field(k, v)
 		}
 	}
@@ -109,34 +109,6 @@ func (s *stream) sendHead(resp *fasthttp.Response, length int, end bool) error {
 	}
 	s.sendBlock(end)
 	return nil
-}
-
-// ownField names what is said in another way, or not at all.
-func ownField(k []byte) bool {
-	switch len(k) {
-	case 4:
-		return wire.EqualFold(k, "date")
-	case 7:
-		return wire.EqualFold(k, "trailer") || wire.EqualFold(k, "upgrade")
-	case 10:
-		return wire.EqualFold(k, "connection") || wire.EqualFold(k, "keep-alive")
-	case 14:
-		return wire.EqualFold(k, "content-length")
-	case 16:
-		return wire.EqualFold(k, "proxy-connection")
-	case 17:
-		return wire.EqualFold(k, "transfer-encoding")
-	}
-	return false
-}
-
-func contains(list [][]byte, k []byte) bool {
-	for _, l := range list {
-		if string(l) == string(k) {
-			return true
-		}
-	}
-	return false
 }
 
 // sendBytes sends a reply whose body is in memory or absent, in one piece if the
