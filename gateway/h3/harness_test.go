@@ -114,6 +114,13 @@ func (b *bench) noted(list *[]string) string {
 	return strings.Join(*list, " ")
 }
 
+// counted waits until the malformed requests are those of want: a reset may
+// reach the client before the server has counted why.
+func (b *bench) counted(what, want string) {
+	b.t.Helper()
+	eventually(b.t, what+": counted as "+want, func() bool { return b.noted(&b.malformed) == want })
+}
+
 func (b *bench) tls() *tls.Config {
 	return &tls.Config{ServerName: "a.test", RootCAs: b.ca.Pool(), NextProtos: []string{"h3"}}
 }
