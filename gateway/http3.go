@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/bridge"
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/h3"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
@@ -215,13 +216,13 @@ func (t *trailing) Read(b []byte) (int, error) {
 // moves to another address.
 func about(c *h3.Conn) *bridge.Conn {
 	peer := c.Peer()
-	if b, _ := c.Attached().(*bridge.Conn); b != nil && b.Remote.(*net.TCPAddr).AddrPort() == peer {
+	if b, _ := c.Attached().(*bridge.Conn); b != nil && b.Face.Remote.(*net.TCPAddr).AddrPort() == peer {
 		return b
 	}
 	state := c.ConnectionState()
 	b := &bridge.Conn{
-		Local: asTCP(c.LocalAddr()), Remote: net.TCPAddrFromAddrPort(peer),
-		TLS: c.TLS(), State: &state, Flooded: c.Flooded,
+		Face: exchange.Face{Local: asTCP(c.LocalAddr()), Remote: net.TCPAddrFromAddrPort(peer), State: &state},
+		TLS:  c.TLS(), Flooded: c.Flooded,
 	}
 	c.Attach(b)
 	return b

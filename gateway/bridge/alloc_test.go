@@ -39,7 +39,7 @@ func steady(t testing.TB) (run func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r = r.WithContext(bridge.NewContext(r.Context(), &bridge.Conn{Local: addr, Remote: addr}))
+	r = r.WithContext(bridge.NewContext(r.Context(), &bridge.Conn{Face: exchange.Face{Local: addr, Remote: addr}}))
 	r.RequestURI, r.ProtoMajor, r.Proto = "/v1/users?id=42", 2, "HTTP/2.0"
 	r.Header = http.Header{
 		"User-Agent": {"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36"}, "Accept": {"application/json"},

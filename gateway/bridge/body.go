@@ -103,7 +103,7 @@ func (b *body) read(p []byte) (int, error) {
 	if s.bodyBroke.Load() {
 		return 0, errInterrupted
 	}
-	s.readBy.Store(s.bridge.after(s.settings.BodyTimeout))
+	s.readBy.Store(s.bridge.clock.After(s.settings.BodyTimeout))
 	n, err := b.src.Read(p)
 	late := s.readBy.Swap(0) == timedOut
 	switch {

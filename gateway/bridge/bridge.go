@@ -9,6 +9,7 @@
 package bridge
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -20,6 +21,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/live"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
@@ -50,27 +52,9 @@ type Settings struct {
 type Bridge struct {
 	settings atomic.Pointer[Settings]
 	streams  sync.Pool
-	shards   [16]shard
-	turn     atomic.Uint32
-	busy     atomic.Int64
+	busy     *live.Set[*stream]
+	clock    *live.Clock // moves from the first request on
 	closing  atomic.Bool
-	empty    chan struct{} // has an item when the last request has gone while closing
-
-	now  atomic.Int64             // coarse unix milliseconds
-	date atomic.Pointer[[]string] // the value of Date, as a header map has it
-
-	start    sync.Once
-	stop     chan struct{}
-	stopOnce sync.Once
-	sweeping sync.WaitGroup
-}
-
-// shard is a part of the requests in progress, so that adding one and sweeping
-// them wait for each other as little as possible.
-type shard struct {
-	mu      sync.Mutex
-	streams []*stream
-	_       [32]byte
 }
 
 // closeTime is how long Close waits for handlers that it has interrupted.
@@ -78,9 +62,9 @@ const closeTime = 5 * time.Second
 
 // New returns a bridge. Close ends what its first request starts.
 func New(settings Settings) *Bridge {
-	b := &Bridge{stop: make(chan struct{}), empty: make(chan struct{}, 1)}
+	b := &Bridge{busy: live.NewSet[*stream]()}
+	b.clock = live.NewClock(b.sweep)
 	b.settings.Store(&settings)
-	b.setTime(time.Now())
 	return b
 }
 
@@ -88,50 +72,33 @@ func New(settings Settings) *Bridge {
 func (b *Bridge) Update(settings Settings) { b.settings.Store(&settings) }
 
 // Busy is how many requests are being answered.
-func (b *Bridge) Busy() int { return int(b.busy.Load()) }
+func (b *Bridge) Busy() int { return b.busy.Len() }
 
 // Close interrupts what handlers wait for, and waits for them; requests that
 // still come are reset. Its error says that some did not end. Closing twice is
 // allowed. The server, whose connections it does not know, is closed first.
 func (b *Bridge) Close() error {
 	b.closing.Store(true)
-	b.each((*stream).hungUp)
-	late := time.NewTimer(closeTime)
-	defer late.Stop()
-	var err error
-	for b.busy.Load() > 0 && err == nil {
-		select {
-		case <-b.empty:
-		case <-late.C:
-			err = errors.New("bridge: handlers did not return in time")
-		}
+	b.busy.Each((*stream).hungUp)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	ok := b.busy.Wait(ctx.Done())
+	b.clock.Stop()
+	if !ok {
+		return errors.New("bridge: handlers did not return in time")
 	}
-	b.stopOnce.Do(func() { close(b.stop) })
-	b.sweeping.Wait()
-	return err
+	return nil
 }
 
 // enter admits a request.
 func (b *Bridge) enter() bool {
-	b.busy.Add(1)
+	b.busy.Enter()
 	if b.closing.Load() {
-		b.leave()
+		b.busy.Leave()
 		return false
 	}
-	b.start.Do(func() {
-		b.setTime(time.Now())
-		b.sweeping.Go(b.sweep)
-	})
+	b.clock.Start()
 	return true
-}
-
-func (b *Bridge) leave() {
-	if b.busy.Add(-1) == 0 && b.closing.Load() {
-		select {
-		case b.empty <- struct{}{}:
-		default:
-		}
-	}
 }
 
 // ServeHTTP implements http.Handler. It panics with http.ErrAbortHandler, which
@@ -140,7 +107,7 @@ func (b *Bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !b.enter() {
 		panic(http.ErrAbortHandler)
 	}
-	defer b.leave()
+	defer b.busy.Leave()
 	s, _ := b.streams.Get().(*stream)
 	if s == nil {
 		s = newStream(b)

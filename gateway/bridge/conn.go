@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -14,12 +13,11 @@ import (
 // it into the context that its requests get theirs from. Nothing but the
 // counters changes once it is there.
 type Conn struct {
-	// Local and Remote are *net.TCPAddr, whatever the protocol below: that is
-	// where plugins look for a client's address.
-	Local, Remote net.Addr
-	// TLS tells of the connection and State has it all; nil for plain text.
-	TLS   *exchange.TLS
-	State *tls.ConnectionState
+	// Face has addresses of the type *net.TCPAddr, whatever the protocol below:
+	// that is where plugins look for a client's address.
+	Face exchange.Face
+	// TLS tells of the connection; nil for plain text.
+	TLS *exchange.TLS
 	// Flooded is called once, when the client opens streams only to reset them:
 	// the connection is to be ended. May be nil.
 	Flooded func()
@@ -36,7 +34,7 @@ func NewContext(ctx context.Context, c *Conn) context.Context {
 }
 
 // unknown is for a server that does not say.
-var unknown = &Conn{Local: &net.TCPAddr{}, Remote: &net.TCPAddr{}}
+var unknown = &Conn{Face: exchange.Face{Local: &net.TCPAddr{}, Remote: &net.TCPAddr{}}}
 
 func connOf(ctx context.Context) *Conn {
 	if c, ok := ctx.Value(connKey{}).(*Conn); ok {
@@ -45,9 +43,9 @@ func connOf(ctx context.Context) *Conn {
 	return unknown
 }
 
-// Peer is the client's address; zero where Remote is none of TCP.
+// Peer is the client's address; zero where Face has none of TCP.
 func (c *Conn) Peer() netip.AddrPort {
-	if t, ok := c.Remote.(*net.TCPAddr); ok {
+	if t, ok := c.Face.Remote.(*net.TCPAddr); ok {
 		p := t.AddrPort()
 		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 	}

@@ -69,7 +69,7 @@ func start(t testing.TB, s bridge.Settings) (*client, *bridge.Bridge) {
 		Handler: b, Protocols: protocols, DisableGeneralOptionsHandler: true, ErrorLog: log.New(io.Discard, "", 0),
 		MaxHeaderBytes: 1 << 20,
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
-			return bridge.NewContext(ctx, &bridge.Conn{Local: nc.LocalAddr(), Remote: nc.RemoteAddr(), Flooded: func() { nc.Close() }})
+			return bridge.NewContext(ctx, &bridge.Conn{Face: exchange.Face{Local: nc.LocalAddr(), Remote: nc.RemoteAddr()}, Flooded: func() { nc.Close() }})
 		},
 	}
 	var serving sync.WaitGroup

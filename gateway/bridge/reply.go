@@ -81,7 +81,7 @@ func (s *stream) putHead(h http.Header, resp *fasthttp.Response) {
 	if len(s.date) > 0 {
 		s.put(h, "Date", string(s.date))
 	} else {
-		h["Date"] = *s.bridge.date.Load()
+		h["Date"] = s.bridge.clock.DateValues()
 	}
 }
 
@@ -253,7 +253,7 @@ func (s *stream) flush() error {
 // startWrite sets the time limit of a write. Once one was missed there are no more.
 func (s *stream) startWrite() bool {
 	before := s.writeBy.Load()
-	return before != timedOut && s.writeBy.CompareAndSwap(before, s.bridge.after(s.settings.WriteTimeout))
+	return before != timedOut && s.writeBy.CompareAndSwap(before, s.bridge.clock.After(s.settings.WriteTimeout))
 }
 
 func (s *stream) endWrite(err error) error {
@@ -275,7 +275,7 @@ func (s *stream) refuse(why *reason.Reason) (complete bool) {
 	content := pipeline.AppendProblem(nil, why.Status, why, "")
 	h["Content-Type"] = []string{"application/problem+json"}
 	h["Cache-Control"] = []string{"no-store"}
-	h["Date"] = *s.bridge.date.Load()
+	h["Date"] = s.bridge.clock.DateValues()
 	h["Content-Length"] = []string{strconv.Itoa(len(content))}
 	s.w.WriteHeader(why.Status)
 	return s.r.Method == http.MethodHead || s.write(content) == nil

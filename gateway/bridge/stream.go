@@ -1,9 +1,7 @@
 package bridge
 
 import (
-	"crypto/tls"
 	"errors"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -12,6 +10,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/live"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
 
@@ -28,8 +27,6 @@ type writer interface {
 type stream struct {
 	bridge *Bridge
 	ctx    fasthttp.RequestCtx
-	face   face
-	secure secureFace
 	head   wire.Head
 	raw    []byte // the head in the form of HTTP/1
 	line   int    // where its version is
@@ -63,8 +60,7 @@ type stream struct {
 	over    bool // w is not to be used any more
 	watch   func() bool
 
-	shard   *shard
-	place   int
+	live.Place
 	lastSeq uint32
 }
 
@@ -83,10 +79,7 @@ var (
 )
 
 func newStream(b *Bridge) *stream {
-	s := &stream{bridge: b, raw: make([]byte, 0, 1<<10), body: new(body)}
-	s.face.s = s
-	s.secure.face = &s.face
-	return s
+	return &stream{bridge: b, raw: make([]byte, 0, 1<<10), body: new(body)}
 }
 
 // begin makes s that of a request.
@@ -103,18 +96,21 @@ func (s *stream) begin(w http.ResponseWriter, r *http.Request) {
 	s.readBy.Store(0)
 	s.writeBy.Store(0)
 	s.bodyBroke.Store(false)
-	s.began = b.now.Load()
+	s.began = b.clock.Now()
 	s.seq.Add(1)
 	s.mu.Lock()
 	s.gone, s.over = false, false
 	s.mu.Unlock()
-	b.add(s)
+	b.busy.Add(s)
+	if b.closing.Load() { // since: Close may have missed it
+		s.hungUp()
+	}
 }
 
 // end gives the memory back. Nobody uses w from here on.
 func (s *stream) end(complete bool) {
 	s.endBody()
-	s.bridge.remove(s) // the sweeper does not know it any more
+	s.bridge.busy.Remove(s) // the sweeper does not know it any more
 	s.mu.Lock()
 	s.over, s.aborter = true, nil
 	watch := s.watch
@@ -141,11 +137,7 @@ func (s *stream) end(complete bool) {
 
 // fill makes the fasthttp request of the head.
 func (s *stream) fill(r *http.Request) {
-	var nc net.Conn = &s.face
-	if s.conn.State != nil {
-		nc = s.secure
-	}
-	s.ctx.Init2(nc, nil, false)
+	s.ctx.Init2(s.conn.Face.Conn(), nil, false)
 	s.ctx.Response.Header.SetNoDefaultContentType(true)
 	s.head.Fill(&s.ctx.Request.Header)
 	s.hasBody = r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
@@ -207,27 +199,3 @@ type controlled struct {
 func (c controlled) FlushError() error                  { return c.c.Flush() }
 func (c controlled) SetReadDeadline(t time.Time) error  { return c.c.SetReadDeadline(t) }
 func (c controlled) SetWriteDeadline(t time.Time) error { return c.c.SetWriteDeadline(t) }
-
-// face is what plugins see as the connection. It is not to be read or written
-// by them.
-type face struct{ s *stream }
-
-var errNotYours = errors.New("bridge: the connection belongs to the server; use the request and the response")
-
-func (f *face) Read([]byte) (int, error)         { return 0, errNotYours }
-func (f *face) Write([]byte) (int, error)        { return 0, errNotYours }
-func (f *face) Close() error                     { return nil }
-func (f *face) LocalAddr() net.Addr              { return f.s.conn.Local }
-func (f *face) RemoteAddr() net.Addr             { return f.s.conn.Remote }
-func (f *face) SetDeadline(time.Time) error      { return nil }
-func (f *face) SetReadDeadline(time.Time) error  { return nil }
-func (f *face) SetWriteDeadline(time.Time) error { return nil }
-
-// secureFace is one whose RequestCtx says that it is TLS.
-type secureFace struct{ *face }
-
-// Handshake makes RequestCtx.IsTLS true; it was done before.
-func (secureFace) Handshake() error { return nil }
-
-// ConnectionState is RequestCtx.TLSConnectionState's.
-func (f secureFace) ConnectionState() tls.ConnectionState { return *f.s.conn.State }

@@ -1,84 +1,14 @@
 package bridge
 
-import (
-	"context"
-	"net/http"
-	"time"
-)
+import "context"
 
-const (
-	// tick is how often clocks, time limits and clients that went away are
-	// looked at: a limit is kept to within a tick, and costs a request one store.
-	tick = 100 * time.Millisecond
-	// timedOut marks a read or a write whose time is over.
-	timedOut = -1
-)
+// timedOut marks a read or a write whose time is over.
+const timedOut = -1
 
-// sweep keeps the coarse clock and every time limit until the bridge ends.
-func (b *Bridge) sweep() {
-	t := time.NewTicker(tick)
-	defer t.Stop()
-	for {
-		select {
-		case <-b.stop:
-			return
-		case now := <-t.C:
-			b.setTime(now)
-			b.each(func(s *stream) { s.sweep(now.UnixMilli()) })
-		}
-	}
-}
-
-func (b *Bridge) setTime(t time.Time) {
-	before := b.now.Swap(t.UnixMilli())
-	if before/1000 == t.Unix() && b.date.Load() != nil {
-		return
-	}
-	b.date.Store(&[]string{t.UTC().Format(http.TimeFormat)})
-}
-
-// after is the coarse time d from now; 0, which is no limit, for none. The
-// coarse clock is late by up to a tick: nothing is ever ended early.
-func (b *Bridge) after(d time.Duration) int64 {
-	if d <= 0 {
-		return 0
-	}
-	return b.now.Load() + (d + tick).Milliseconds()
-}
-
-func (b *Bridge) add(s *stream) {
-	h := &b.shards[b.turn.Add(1)%uint32(len(b.shards))]
-	s.shard = h
-	h.mu.Lock()
-	s.place = len(h.streams)
-	h.streams = append(h.streams, s)
-	h.mu.Unlock()
-	if b.closing.Load() { // since: Close may have missed it
-		s.hungUp()
-	}
-}
-
-func (b *Bridge) remove(s *stream) {
-	h := s.shard
-	h.mu.Lock()
-	last := len(h.streams) - 1
-	h.streams[s.place] = h.streams[last]
-	h.streams[s.place].place = s.place
-	h.streams[last] = nil
-	h.streams = h.streams[:last]
-	h.mu.Unlock()
-}
-
-// each calls f for every request in progress, which stays one while f looks at it.
-func (b *Bridge) each(f func(*stream)) {
-	for i := range b.shards {
-		h := &b.shards[i]
-		h.mu.Lock()
-		for _, s := range h.streams {
-			f(s)
-		}
-		h.mu.Unlock()
-	}
+// sweep keeps every time limit, by the clock's tick, and looks for clients that
+// went away.
+func (b *Bridge) sweep(now int64) {
+	b.busy.Each(func(s *stream) { s.sweep(now) })
 }
 
 // sweep looks at one request.

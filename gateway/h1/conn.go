@@ -16,6 +16,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/live"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
@@ -64,6 +65,8 @@ type state struct {
 // conn is one connection. Its goroutine owns all fields but the atomic ones and
 // those under mu; the sweeper owns lastSeq and quiet.
 type conn struct {
+	exchange.Untouchable // by plugins
+
 	srv  *Server
 	nc   net.Conn
 	face net.Conn // what plugins see as the connection
@@ -106,8 +109,7 @@ type conn struct {
 	ticket  uint32           // with the watcher
 	done    bool
 
-	shard   *shard
-	place   int
+	live.Place
 	lastSeq uint32
 	quiet   int // ticks without a new request
 }
@@ -145,7 +147,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 	if c.raw != nil {
 		c.ready = c.serveReady
 	}
-	c.readBy.Store(s.after(c.settings.HeadTimeout))
+	c.readBy.Store(s.clock.After(c.settings.HeadTimeout))
 	return c
 }
 
@@ -219,11 +221,11 @@ func (c *conn) handOver() (gone bool) {
 	c.mu.Unlock()
 	early := bytes.Clone(c.s.in[c.r:c.w])
 	take, nc := c.settings.Preface, c.nc
-	c.srv.remove(c)
+	c.srv.conns.Remove(c)
 	c.putState()
 	_ = nc.SetDeadline(time.Time{}) // closed meanwhile: whoever gets it will see
 	take(nc, early)
-	c.srv.left()
+	c.srv.conns.Leave()
 	return true
 }
 
@@ -259,7 +261,7 @@ const (
 func (c *conn) kicked() verdict {
 	_ = c.nc.SetReadDeadline(time.Time{}) // before looking: a kick from now on counts
 	c.drained = false
-	if d := c.readBy.Load(); d != 0 && c.srv.now.Load() >= d {
+	if d := c.readBy.Load(); d != 0 && c.srv.clock.Now() >= d {
 		if c.phase.Load() == phaseHead && !c.gone.Load() {
 			c.refuse(reason.HeadTimeout)
 			c.linger()
@@ -339,10 +341,10 @@ func (c *conn) finish() {
 	c.done = true
 	c.unwatch()
 	c.mu.Unlock()
-	c.srv.remove(c)
+	c.srv.conns.Remove(c)
 	_ = c.nc.Close() // nothing depends on it any more
 	c.putState()
-	c.srv.left()
+	c.srv.conns.Leave()
 }
 
 func (c *conn) getState() {

@@ -8,6 +8,5 @@ func (s *Server) SetParkAfter(d time.Duration) { s.parkAfter = d }
 
 // SweepOnce does what every tick does.
 func (s *Server) SweepOnce() {
-	now := s.now.Load()
-	s.each(func(c *conn) { c.sweep(now, false) })
+	s.sweep(s.clock.Now())
 }

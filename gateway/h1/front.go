@@ -2,11 +2,9 @@ package h1
 
 import (
 	"crypto/tls"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
-	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 )
@@ -159,19 +157,11 @@ func (c *conn) Cut() { c.cut = true }
 // Peer is the address the connection comes from; zero where it is no IP address.
 func (c *conn) Peer() netip.AddrPort { return c.peer }
 
-// ---- net.Conn, for RequestCtx and for plugins that look at the connection.
-// It is not to be read or written by them.
+// ---- what is left of net.Conn, for RequestCtx and for plugins that look at the
+// connection.
 
-var errNotYours = errors.New("h1: the connection belongs to the server; use the request and the response")
-
-func (c *conn) Read([]byte) (int, error)         { return 0, errNotYours }
-func (c *conn) Write([]byte) (int, error)        { return 0, errNotYours }
-func (c *conn) Close() error                     { return nil }
-func (c *conn) LocalAddr() net.Addr              { return c.nc.LocalAddr() }
-func (c *conn) RemoteAddr() net.Addr             { return c.nc.RemoteAddr() }
-func (c *conn) SetDeadline(time.Time) error      { return nil }
-func (c *conn) SetReadDeadline(time.Time) error  { return nil }
-func (c *conn) SetWriteDeadline(time.Time) error { return nil }
+func (c *conn) LocalAddr() net.Addr  { return c.nc.LocalAddr() }
+func (c *conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
 
 // secure is a connection whose RequestCtx says that it is TLS.
 type secure struct {

@@ -102,7 +102,7 @@ func (c *conn) wait() (stay bool) {
 		return c.gone.Load() || c.leave.Load()
 	}
 	if c.phase.Load() != phaseHead {
-		c.readBy.Store(c.srv.after(c.srv.settings.Load().HeadTimeout))
+		c.readBy.Store(c.srv.clock.After(c.srv.settings.Load().HeadTimeout))
 		c.phase.Store(phaseHead)
 	}
 	return c.gone.Load()

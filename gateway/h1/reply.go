@@ -108,12 +108,13 @@ func (c *conn) appendHead(o []byte, resp *fasthttp.Response) []byte {
 		o = append(o, v...)
 		o = append(o, "\r\n"...)
 	}
+	o = append(o, "Date: "...)
 	if len(c.s.date) > 0 {
-		o = append(append(append(o, "Date: "...), c.s.date...), "\r\n"...)
+		o = append(o, c.s.date...)
 	} else {
-		o = append(o, *c.srv.date.Load()...)
+		o = append(o, c.srv.clock.Date()...)
 	}
-	return o
+	return append(o, "\r\n"...)
 }
 
 // sendBytes sends a reply whose body is in memory or absent.

@@ -74,7 +74,7 @@ func (c *conn) handle() (keep bool) {
 	}
 	c.endRequest()
 	if keep {
-		c.readBy.Store(c.srv.after(c.settings.IdleTimeout))
+		c.readBy.Store(c.srv.clock.After(c.settings.IdleTimeout))
 	}
 	return keep
 }
@@ -178,7 +178,7 @@ func (b *requestBody) drainable() bool {
 
 // drain reads the rest of a body nobody wanted.
 func (c *conn) drain() bool {
-	c.drainBy = c.srv.after(drainTime)
+	c.drainBy = c.srv.clock.After(drainTime)
 	b := c.s.body
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -245,7 +245,7 @@ func (c *conn) readBody(p []byte) (int, error) {
 	for {
 		by := c.drainBy
 		if by == 0 {
-			by = c.srv.after(c.settings.BodyTimeout)
+			by = c.srv.clock.After(c.settings.BodyTimeout)
 		}
 		if c.bodyBroke.Load() {
 			return 0, errInterrupted
@@ -263,7 +263,7 @@ func (c *conn) readBody(p []byte) (int, error) {
 			return 0, reason.BodyCut.Wrap(err)
 		}
 		_ = c.nc.SetReadDeadline(time.Time{}) // then look why: a kick is only a hint
-		if by != 0 && c.srv.now.Load() >= by {
+		if by != 0 && c.srv.clock.Now() >= by {
 			return 0, reason.BodyTimeout
 		}
 	}

@@ -56,9 +56,6 @@ type Stats struct {
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 const (
-	// tick is how often clocks, time limits and hang-up watches are looked at:
-	// every limit is kept to within a tick, and costs a request one store.
-	tick = 100 * time.Millisecond
 	// parkAfter is how long a connection is idle before it gives up its goroutine.
 	parkAfter = 2 * time.Second
 	// firstBuffer is what nearly every request head fits in.

@@ -1,45 +1,15 @@
 package h1
 
 import (
-	"net/http"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/live"
 )
 
-// sweep keeps the coarse clock and every time limit until the server ends.
-func (s *Server) sweep() {
-	t := time.NewTicker(tick)
-	defer t.Stop()
-	for {
-		select {
-		case <-s.stop:
-			return
-		case now := <-t.C:
-			s.setTime(now)
-			leaving := s.leaving.Load()
-			s.each(func(c *conn) { c.sweep(now.UnixMilli(), leaving) })
-		}
-	}
-}
-
-func (s *Server) setTime(t time.Time) {
-	before := s.now.Swap(t.UnixMilli())
-	if before/1000 == t.Unix() && s.date.Load() != nil {
-		return
-	}
-	b := make([]byte, 0, len("Date: \r\n")+len(http.TimeFormat))
-	b = append(b, "Date: "...)
-	b = t.UTC().AppendFormat(b, http.TimeFormat)
-	b = append(b, "\r\n"...)
-	s.date.Store(&b)
-}
-
-// after is the coarse time d from now; 0, which is no limit, for none. The
-// coarse clock is late by up to a tick: nothing is ever ended early.
-func (s *Server) after(d time.Duration) int64 {
-	if d <= 0 {
-		return 0
-	}
-	return s.now.Load() + (d + tick).Milliseconds()
+// sweep keeps every time limit, by the clock's tick.
+func (s *Server) sweep(now int64) {
+	leaving := s.leaving.Load()
+	s.conns.Each(func(c *conn) { c.sweep(now, leaving) })
 }
 
 // timedOut marks a write whose time is over.
@@ -56,7 +26,7 @@ const (
 )
 
 // rested reports that no request is to be expected any more of a connection that
-// may still be used for one. Its shard is locked.
+// may still be used for one. The server looks at it.
 func (c *conn) rested() bool {
 	if c.phase.Load() != phaseIdle {
 		return false
@@ -69,11 +39,10 @@ func (c *conn) rested() bool {
 	if seq == 0 {
 		rest = firstTime
 	}
-	return seq == c.lastSeq && time.Duration(c.quiet)*tick >= rest
+	return seq == c.lastSeq && time.Duration(c.quiet)*live.Tick >= rest
 }
 
-// sweep looks at one connection. It runs under its shard's lock, so that the
-// connection cannot be closed meanwhile.
+// sweep looks at one connection, which cannot be closed meanwhile.
 func (c *conn) sweep(now int64, leaving bool) {
 	if d := c.writeBy.Load(); d > 0 && now >= d && c.writeBy.CompareAndSwap(d, timedOut) {
 		_ = c.nc.SetWriteDeadline(longAgo) // closed meanwhile: nothing to interrupt
@@ -98,7 +67,7 @@ func (c *conn) sweep(now int64, leaving bool) {
 	// Also with TLS, if its handshake is over: a Read that is interrupted with
 	// nothing to return keeps half a record for the next, and leaves nothing that
 	// the socket would not tell of.
-	if phase == phaseIdle && c.sock != nil && time.Duration(c.quiet)*tick >= c.srv.parkAfter {
+	if phase == phaseIdle && c.sock != nil && time.Duration(c.quiet)*live.Tick >= c.srv.parkAfter {
 		c.wantPark.Store(true)
 		c.kick()
 		return

@@ -66,7 +66,7 @@ func (c *conn) write(p []byte) error {
 // startWrite sets the time limit of a write. Once one was missed there are no more.
 func (c *conn) startWrite() bool {
 	before := c.writeBy.Load()
-	return before != timedOut && c.writeBy.CompareAndSwap(before, c.srv.after(c.settings.WriteTimeout))
+	return before != timedOut && c.writeBy.CompareAndSwap(before, c.srv.clock.After(c.settings.WriteTimeout))
 }
 
 // refuse answers what never became a request, and is the last thing said.
@@ -87,9 +87,9 @@ func (c *conn) refuse(why *reason.Reason) {
 	}
 	body := pipeline.AppendProblem(nil, why.Status, why, "")
 	o := append(make([]byte, 0, 512), statusLine(why.Status)...)
-	o = append(o, "Content-Type: application/problem+json\r\nCache-Control: no-store\r\n"...)
-	o = append(o, *c.srv.date.Load()...)
-	o = append(o, "Connection: close\r\nContent-Length: "...)
+	o = append(o, "Content-Type: application/problem+json\r\nCache-Control: no-store\r\nDate: "...)
+	o = append(o, c.srv.clock.Date()...)
+	o = append(o, "\r\nConnection: close\r\nContent-Length: "...)
 	o = strconv.AppendInt(o, int64(len(body)), 10)
 	o = append(o, "\r\n\r\n"...)
 	_ = c.write(append(o, body...)) // the connection ends, whether it arrives or not

@@ -139,8 +139,8 @@ func (b *body) await() error {
 			b.waits = false
 			b.s.sayContinue()
 		}
-		b.began = b.c.srv.now.Load()
-		b.readBy = b.c.srv.after(b.s.settings.BodyTimeout)
+		b.began = b.c.srv.clock.Now()
+		b.readBy = b.c.srv.clock.After(b.s.settings.BodyTimeout)
 		b.canRead.Wait()
 		b.readBy = 0
 	}

@@ -14,34 +14,22 @@ const closeTime = 5 * time.Second
 // error, when ctx is done; Close ends the rest.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.closing.Store(true)
-	s.each((*conn).drain)
-	if !s.wait(ctx.Done()) {
+	s.conns.Each((*conn).drain)
+	if !s.conns.Wait(ctx.Done()) {
 		return ctx.Err()
 	}
 	s.end()
 	return nil
 }
 
-// wait returns true when no connection is left, false when done comes first.
-func (s *Server) wait(done <-chan struct{}) bool {
-	for s.open.Load() > 0 {
-		select {
-		case <-s.empty:
-		case <-done:
-			return s.open.Load() == 0
-		}
-	}
-	return true
-}
-
 // Close closes every connection, interrupts what their handlers wait for, and
 // waits for them. Its error says that some did not end. Closing twice is allowed.
 func (s *Server) Close() error {
 	s.closing.Store(true)
-	s.each((*conn).abandon)
+	s.conns.Each((*conn).abandon)
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
-	ok := s.wait(ctx.Done())
+	ok := s.conns.Wait(ctx.Done())
 	s.end()
 	if !ok {
 		return errors.New("h2: handlers did not return in time")
@@ -51,7 +39,6 @@ func (s *Server) Close() error {
 
 // end stops what the first connection started.
 func (s *Server) end() {
-	s.stopOnce.Do(func() { close(s.stop) })
-	s.sweeping.Wait()
-	s.workers.close(s.open.Load() == 0)
+	s.clock.Stop()
+	s.workers.close(s.conns.Len() == 0)
 }

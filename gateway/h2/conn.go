@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/clientaddr"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/h2/frames"
+	"github.com/gatehouse-proxy/gatehouse/gateway/live"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
@@ -46,9 +47,7 @@ type conn struct {
 	limits Limits
 	peer   netip.AddrPort
 	tls    *exchange.TLS // nil: plain text
-	state  *tls.ConnectionState
-	local  net.Addr
-	remote net.Addr
+	face   exchange.Face
 
 	frames   *frames.Reader // nil before the preface
 	settled  bool           // the client's first SETTINGS have come
@@ -86,22 +85,22 @@ type conn struct {
 	receive, owed int64 // what the client may still send; what it may send more, and does not know
 	output
 
-	shard *shard
-	place int
+	live.Place
 }
 
 func newConn(s *Server, nc net.Conn, about *exchange.TLS, state *tls.ConnectionState) *conn {
 	set := s.settings.Load()
 	c := &conn{
-		srv: s, nc: nc, limits: set.orDefault(), tls: about, state: state,
-		local: nc.LocalAddr(), remote: nc.RemoteAddr(), peer: clientaddr.AddrPort(nc.RemoteAddr()),
+		srv: s, nc: nc, limits: set.orDefault(), tls: about,
+		face:    exchange.Face{Local: nc.LocalAddr(), Remote: nc.RemoteAddr(), State: state},
+		peer:    clientaddr.AddrPort(nc.RemoteAddr()),
 		streams: map[uint32]*stream{}, calm: maxCalm,
 	}
 	c.receive = int64(c.limits.ConnectionWindow)
 	c.output.init(c)
 	c.dec = hpack.NewDecoder(tableSize, c.field)
-	c.idleAt.Store(s.now.Load())
-	c.headBy.Store(s.after(set.HeadTimeout))
+	c.idleAt.Store(s.clock.Now())
+	c.headBy.Store(s.clock.After(set.HeadTimeout))
 	return c
 }
 
@@ -121,8 +120,8 @@ func (c *conn) serve(early []byte) {
 	giveOut(c.out)
 	c.out = nil
 	c.mu.Unlock()
-	c.srv.remove(c)
-	c.srv.left()
+	c.srv.conns.Remove(c)
+	c.srv.conns.Leave()
 }
 
 // refused tells of what is not answered by a handler.
@@ -174,7 +173,7 @@ func (c *conn) forget(s *stream) {
 	}
 	delete(c.streams, s.id)
 	if c.busy.Add(-1) == 0 {
-		c.idleAt.Store(c.srv.now.Load())
+		c.idleAt.Store(c.srv.clock.Now())
 	}
 	c.served++
 }
@@ -261,7 +260,7 @@ func (c *conn) drain() {
 		return
 	}
 	c.ending = leaving
-	c.leaveBy = c.srv.after(farewell)
+	c.leaveBy = c.srv.clock.After(farewell)
 	c.out = frames.AppendGoAway(c.room(), frames.MaxWindow, frames.NoError, "")
 	c.out = frames.AppendPing(c.out, false, farewellPing)
 	c.kick()

@@ -23,6 +23,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/h2/frames"
+	"github.com/gatehouse-proxy/gatehouse/gateway/live"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
@@ -93,34 +94,16 @@ type Server struct {
 	streams  sync.Pool
 	workers  workers
 	seed     maphash.Seed
-	shards   [16]shard
-	turn     atomic.Uint32
-	open     atomic.Int64
+	conns    *live.Set[*conn]
+	clock    *live.Clock // moves from the first connection on
 	closing  atomic.Bool
-	empty    chan struct{} // has an item when the last connection has gone while closing
-
-	now  atomic.Int64           // coarse unix milliseconds
-	date atomic.Pointer[string] // the value of Date
-
-	start    sync.Once
-	stop     chan struct{}
-	stopOnce sync.Once
-	sweeping sync.WaitGroup
-}
-
-// shard is a part of the connections, so that counting them, sweeping them and
-// adding one wait for each other as little as possible.
-type shard struct {
-	mu    sync.Mutex
-	conns []*conn
-	_     [32]byte
 }
 
 // New returns a server. Close ends what its first connection starts.
 func New(settings Settings) *Server {
-	s := &Server{seed: maphash.MakeSeed(), stop: make(chan struct{}), empty: make(chan struct{}, 1)}
+	s := &Server{seed: maphash.MakeSeed(), conns: live.NewSet[*conn]()}
+	s.clock = live.NewClock(s.sweep)
 	s.settings.Store(&settings)
-	s.setTime(time.Now())
 	return s
 }
 
@@ -144,67 +127,22 @@ func (s *Server) serve(nc net.Conn, early []byte, about *exchange.TLS, state *tl
 		_ = nc.Close() // nobody waits for it
 		return
 	}
-	s.start.Do(func() {
-		s.setTime(time.Now())
-		s.sweeping.Go(s.sweep)
-	})
-	s.open.Add(1)
+	s.clock.Start()
+	s.conns.Enter()
 	c := newConn(s, nc, about, state)
-	s.add(c)
+	s.conns.Add(c)
 	if s.closing.Load() { // since: Shutdown may have missed it
-		s.remove(c)
+		s.conns.Remove(c)
 		_ = nc.Close()
-		s.left()
+		s.conns.Leave()
 		return
 	}
 	go c.serve(early)
 }
 
-func (s *Server) add(c *conn) {
-	h := &s.shards[s.turn.Add(1)%uint32(len(s.shards))]
-	c.shard = h
-	h.mu.Lock()
-	c.place = len(h.conns)
-	h.conns = append(h.conns, c)
-	h.mu.Unlock()
-}
-
-func (s *Server) remove(c *conn) {
-	h := c.shard
-	h.mu.Lock()
-	last := len(h.conns) - 1
-	h.conns[c.place] = h.conns[last]
-	h.conns[c.place].place = c.place
-	h.conns[last] = nil
-	h.conns = h.conns[:last]
-	h.mu.Unlock()
-}
-
-// left is called once a connection is closed and its handlers have returned.
-func (s *Server) left() {
-	if s.open.Add(-1) == 0 && s.closing.Load() {
-		select {
-		case s.empty <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// each calls f for every connection.
-func (s *Server) each(f func(*conn)) {
-	for i := range s.shards {
-		h := &s.shards[i]
-		h.mu.Lock()
-		for _, c := range h.conns {
-			f(c)
-		}
-		h.mu.Unlock()
-	}
-}
-
 // Stats counts the connections.
 func (s *Server) Stats() (t Stats) {
-	s.each(func(c *conn) {
+	s.conns.Each(func(c *conn) {
 		t.Open++
 		if c.busy.Load() == 0 {
 			t.Idle++

@@ -3,7 +3,6 @@ package h2
 import (
 	"runtime"
 	"sync"
-	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/h2/frames"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
@@ -142,7 +141,7 @@ func (c *conn) flush(times int) {
 		c.out = nil
 		c.mu.Unlock()
 		if c.writeBy.Load() != timedOut {
-			c.writeBy.Store(c.srv.after(c.srv.settings.Load().WriteTimeout))
+			c.writeBy.Store(c.srv.clock.After(c.srv.settings.Load().WriteTimeout))
 		}
 		_, err := c.nc.Write(out)
 		late := c.writeBy.Swap(0) == timedOut
@@ -210,7 +209,7 @@ func (s *stream) pause() {
 		return
 	}
 	if s.writeBy == 0 {
-		s.writeBy = c.srv.after(s.settings.WriteTimeout)
+		s.writeBy = c.srv.clock.After(s.settings.WriteTimeout)
 	}
 	s.canWrite.Wait()
 }
@@ -331,13 +330,4 @@ func little(b []byte) []byte {
 		return nil
 	}
 	return b[:0]
-}
-
-// after is the coarse time d from now; 0, which is no limit, for none. The
-// coarse clock is late by up to a tick: nothing is ever ended early.
-func (s *Server) after(d time.Duration) int64 {
-	if d <= 0 {
-		return 0
-	}
-	return s.now.Load() + (d + tick).Milliseconds()
 }

@@ -98,7 +98,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	c.expect()
 	n, err := c.nc.Read(p)
 	if n > 0 {
-		c.cameAt.Store(c.srv.now.Load())
+		c.cameAt.Store(c.srv.clock.Now())
 	}
 	return n, err
 }
@@ -121,7 +121,7 @@ func (c *conn) expect() {
 	case !c.settled || c.head.id != 0 || len(b) > 0 && midway == 0:
 		if late == 0 || c.marked != c.taken {
 			c.marked = c.taken
-			c.headBy.Store(c.srv.after(c.srv.settings.Load().HeadTimeout))
+			c.headBy.Store(c.srv.clock.After(c.srv.settings.Load().HeadTimeout))
 		}
 	case late != 0:
 		c.headBy.Store(0)

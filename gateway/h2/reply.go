@@ -101,7 +101,7 @@ func (s *stream) sendHead(resp *fasthttp.Response, length int, end bool) error {
 	if len(s.date) > 0 {
 		c.block = c.encoder.Append(c.block, "date", frames.Text(s.date))
 	} else {
-		c.block = c.encoder.Append(c.block, "date", *c.srv.date.Load())
+		c.block = c.encoder.Append(c.block, "date", c.srv.clock.Date())
 	}
 	if length >= 0 {
 		c.digits = strconv.AppendInt(c.digits[:0], int64(length), 10)
@@ -265,7 +265,7 @@ func (s *stream) refuse(why *reason.Reason) (complete bool) {
 	s.beginBlock(why.Status)
 	c.block = c.encoder.Append(c.block, "content-type", "application/problem+json")
 	c.block = c.encoder.Append(c.block, "cache-control", "no-store")
-	c.block = c.encoder.Append(c.block, "date", *c.srv.date.Load())
+	c.block = c.encoder.Append(c.block, "date", c.srv.clock.Date())
 	c.block = c.encoder.Append(c.block, "content-length", strconv.Itoa(len(content)))
 	s.sendBlock(s.nothing)
 	return s.nothing || s.send(content, true) == nil

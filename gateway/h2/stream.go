@@ -1,14 +1,11 @@
 package h2
 
 import (
-	"crypto/tls"
 	"errors"
 	"io"
-	"net"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -29,8 +26,6 @@ type stream struct {
 	id       uint32
 	settings *Settings
 	ctx      fasthttp.RequestCtx
-	face     face
-	secure   secureFace
 	head     wire.Head
 	raw      []byte // the head in the form of HTTP/1
 	line     int    // where its version is
@@ -79,10 +74,7 @@ func (s *Server) newStream() *stream {
 	if t, _ := s.streams.Get().(*stream); t != nil {
 		return t
 	}
-	t := &stream{raw: make([]byte, 0, 1<<10), body: new(body)}
-	t.face.s = t
-	t.secure.face = &t.face
-	return t
+	return &stream{raw: make([]byte, 0, 1<<10), body: new(body)}
 }
 
 // recycle gives the memory back.
@@ -164,11 +156,7 @@ func (s *stream) answer() (complete bool) {
 
 // fill makes the fasthttp request of the head.
 func (s *stream) fill() {
-	var nc net.Conn = &s.face
-	if s.c.state != nil {
-		nc = s.secure
-	}
-	s.ctx.Init2(nc, nil, false)
+	s.ctx.Init2(s.c.face.Conn(), nil, false)
 	s.ctx.Response.Header.SetNoDefaultContentType(true)
 	s.head.Fill(&s.ctx.Request.Header)
 	if s.hasBody {
@@ -268,27 +256,3 @@ func (s *stream) hungUp(seq uint32) {
 		a.Abort()
 	}
 }
-
-// face is what plugins see as the connection. It is not to be read or written
-// by them.
-type face struct{ s *stream }
-
-var errNotYours = errors.New("h2: the connection belongs to the server; use the request and the response")
-
-func (f *face) Read([]byte) (int, error)         { return 0, errNotYours }
-func (f *face) Write([]byte) (int, error)        { return 0, errNotYours }
-func (f *face) Close() error                     { return nil }
-func (f *face) LocalAddr() net.Addr              { return f.s.c.local }
-func (f *face) RemoteAddr() net.Addr             { return f.s.c.remote }
-func (f *face) SetDeadline(time.Time) error      { return nil }
-func (f *face) SetReadDeadline(time.Time) error  { return nil }
-func (f *face) SetWriteDeadline(time.Time) error { return nil }
-
-// secureFace is one whose RequestCtx says that it is TLS.
-type secureFace struct{ *face }
-
-// Handshake makes RequestCtx.IsTLS true; it was done before.
-func (secureFace) Handshake() error { return nil }
-
-// ConnectionState is RequestCtx.TLSConnectionState's.
-func (f secureFace) ConnectionState() tls.ConnectionState { return *f.s.c.state }

@@ -1,39 +1,11 @@
 package h2
 
-import (
-	"net/http"
-	"time"
+import "github.com/gatehouse-proxy/gatehouse/gateway/reason"
 
-	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
-)
-
-// tick is how often clocks and time limits are looked at: a limit is kept to
-// within a tick, and costs a request one store.
-const tick = 100 * time.Millisecond
-
-// sweep keeps the coarse clock and every time limit until the server ends.
-func (s *Server) sweep() {
-	t := time.NewTicker(tick)
-	defer t.Stop()
-	for {
-		select {
-		case <-s.stop:
-			return
-		case now := <-t.C:
-			s.setTime(now)
-			s.each(func(c *conn) { c.sweep(now.UnixMilli()) })
-			s.workers.sweep(now.UnixMilli())
-		}
-	}
-}
-
-func (s *Server) setTime(t time.Time) {
-	before := s.now.Swap(t.UnixMilli())
-	if before/1000 == t.Unix() && s.date.Load() != nil {
-		return
-	}
-	date := t.UTC().Format(http.TimeFormat)
-	s.date.Store(&date)
+// sweep keeps every time limit, by the clock's tick.
+func (s *Server) sweep(now int64) {
+	s.conns.Each(func(c *conn) { c.sweep(now) })
+	s.workers.sweep(now)
 }
 
 // sweep looks at one connection.

@@ -44,7 +44,7 @@ func (w *workers) work(one *worker, s *stream) {
 			w.mu.Unlock()
 			return
 		}
-		one.since = srv.now.Load()
+		one.since = srv.clock.Now()
 		w.idle = append(w.idle, one)
 		w.mu.Unlock()
 		s = <-one.jobs

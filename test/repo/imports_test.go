@@ -61,7 +61,7 @@ var layers = [][]string{
 	{"gateway/attribute"},
 	{"gateway/exchange", "gateway/route", "gateway/target"},
 	{"gateway/wire", "gateway/proxyproto", "gateway/splice"},
-	{"gateway/reason", "gateway/h2/frames", "gateway/clientaddr", "gateway/filewatch", "gateway/seal", "gateway/socket", "ratelimit", "telemetry", "config"},
+	{"gateway/reason", "gateway/h2/frames", "gateway/live", "gateway/clientaddr", "gateway/filewatch", "gateway/seal", "gateway/socket", "ratelimit", "telemetry", "config"},
 	{"gateway/grpc"},
 }
 
