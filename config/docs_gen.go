@@ -65,7 +65,7 @@ var docs = map[string]string{
 	"config.Consul.Stale":                            "Let any server answer, not only the leader.",
 	"config.Consul.TLS":                              "TLS with an https address.",
 	"config.Consul.Tags":                             "Only instances that have all of these tags.",
-	"config.Consul.Token":                            "ACL token.",
+	"config.Consul.Token":                            "ACL token. It needs service:read for the service and node:read for the nodes it runs on.",
 	"config.Consul.Wait":                             "How long a query waits for a change.",
 	"config.Consul.ZoneMeta":                         "The key in a node's metadata that has its zone. Where it is not there, Consul's own locality counts.",
 	"config.Consumer":                                "Somebody who calls.",

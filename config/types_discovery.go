@@ -70,7 +70,8 @@ type Consul struct {
 	Stale bool `yaml:"stale" default:"true"`
 	// How long a query waits for a change.
 	Wait unit.Duration `yaml:"wait" default:"5m" min:"1s" max:"10m"`
-	// ACL token.
+	// ACL token. It needs service:read for the service and node:read for the nodes
+	// it runs on.
 	Token unit.Secret `yaml:"token"`
 	// TLS with an https address.
 	TLS SourceTLS `yaml:"tls"`

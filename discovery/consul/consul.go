@@ -5,9 +5,11 @@ package consul
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/discovery"
@@ -78,6 +80,10 @@ func (s *Source) Name() (kind, target string) {
 	return "consul", target
 }
 
+// errHidden: what the token may not read Consul leaves out without a word. A
+// service that cannot be seen is not an empty one.
+var errHidden = errors.New("the token shows no instance, it needs service:read for the service and node:read for its nodes")
+
 // state is how far a Source has read.
 type state struct {
 	index uint64 // to wait for a change of; 0: do not wait
@@ -137,9 +143,19 @@ func (s *Source) ask(ctx context.Context, now state) (state, error) {
 		return now, nil // the time was over
 	}
 	list, note, err := parse(a.Body, &s.s)
+	if err == nil && a.Header.Get("X-Consul-Results-Filtered-By-ACLs") == "true" {
+		if len(list) == 0 {
+			err = errHidden
+		} else {
+			note = strings.TrimPrefix(note+"; the token may not read all instances", "; ")
+		}
+	}
 	if err != nil {
 		s.client.Next()
 		return state{}, err
+	}
+	if now.index > 0 && len(list) == 0 && len(now.list) > 0 {
+		return s.ask(ctx, state{}) // queries that wait are not told that a token hides something
 	}
 	if index < now.index {
 		index = 0 // the server has been restored or restarted: do not wait for an index that may be far away

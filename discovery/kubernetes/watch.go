@@ -16,9 +16,9 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
 )
 
-// errGone says that what came after our version has been forgotten: all must be
+// errGone says that what came after our version cannot be told: all must be
 // listed anew.
-var errGone = errors.New("the version we know is too old")
+var errGone = errors.New("the version we know is none to go on from")
 
 // watcher keeps the slices of one service.
 type watcher struct {
@@ -138,6 +138,10 @@ func (w *watcher) watch(ctx context.Context) (opened bool, err error) {
 	if err != nil {
 		return false, gone(err)
 	}
+	if err := w.behind(ctx); err != nil {
+		a.Body.Close()
+		return false, err
+	}
 	w.confirm() // what follows is all that has changed
 	events := make(chan event)
 	failed := make(chan error, 1)
@@ -153,6 +157,26 @@ func (w *watcher) watch(ctx context.Context) (opened bool, err error) {
 		}
 	}()
 	return true, w.take(events, failed)
+}
+
+// behind is errGone where the cluster's version is older than the one we know, as
+// it is after etcd was restored: the watch would be told nothing until that one is
+// reached again.
+func (w *watcher) behind(ctx context.Context) error {
+	q := w.query()
+	q.Set("limit", "1")
+	p, err := w.page(ctx, q)
+	if err != nil {
+		return err
+	}
+	known, err := strconv.ParseUint(w.version, 10, 64)
+	if err != nil {
+		return nil //nolint:nilerr // it is not ours to understand
+	}
+	if now, err := strconv.ParseUint(p.Metadata.ResourceVersion, 10, 64); err == nil && now < known {
+		return errGone
+	}
+	return nil
 }
 
 // take applies events and passes on what became of them.

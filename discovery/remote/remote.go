@@ -110,7 +110,7 @@ type Answer struct {
 type StatusError struct {
 	Server string
 	Status int
-	// Text is how the body begins, fit to be shown.
+	// Text is what the body says, fit to be shown.
 	Text string
 }
 
@@ -167,9 +167,9 @@ func (c *Client) get(ctx context.Context, server *url.URL, r Request) (*Answer, 
 	}
 	b := &body{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, server: server.Host, limit: r.Limit, left: r.Limit}
 	if resp.StatusCode != http.StatusOK {
-		start, _ := io.ReadAll(io.LimitReader(b, 200)) // whatever there is helps
+		start, _ := io.ReadAll(io.LimitReader(b, 4<<10)) // whatever there is helps
 		b.Close()
-		return nil, &StatusError{Server: server.Host, Status: resp.StatusCode, Text: shown(start)}
+		return nil, &StatusError{Server: server.Host, Status: resp.StatusCode, Text: told(start)}
 	}
 	return &Answer{Header: resp.Header, Body: b}, nil
 }
@@ -188,6 +188,18 @@ func brief(ctx context.Context, server string, err error) error {
 		return err
 	}
 	return fmt.Errorf("%s: %w", server, err)
+}
+
+// told is the message of an answer that is a JSON object with one, as those of
+// Kubernetes are, which say whom they refuse what; otherwise how it begins.
+func told(b []byte) string {
+	var status struct {
+		Message string `json:"message"`
+	}
+	if json.Unmarshal(b, &status) == nil && status.Message != "" {
+		return shown([]byte(status.Message[:min(len(status.Message), 600)]))
+	}
+	return shown(b[:min(len(b), 200)])
 }
 
 // shown is foreign text fit for a terminal, in one line.

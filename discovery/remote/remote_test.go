@@ -48,6 +48,9 @@ func registry(w http.ResponseWriter, r *http.Request) {
 	case "/v1/refused":
 		w.WriteHeader(http.StatusForbidden)
 		io.WriteString(w, "Permission\x1b[31m\r\n denied "+strings.Repeat("y", 500))
+	case "/v1/told":
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprintf(w, `{"kind":"Status","metadata":{},"message":"%s: \u001b[31m\"gateway\" cannot list%s","code":403}`, strings.Repeat("z", 300), strings.Repeat("z", 1000))
 	case "/v1/slow":
 		w.WriteHeader(http.StatusOK)
 		w.(http.Flusher).Flush()
@@ -91,6 +94,18 @@ func TestGet(t *testing.T) {
 	f("/slow", 50*time.Millisecond, host+": no answer in time")
 	_, err := get(c, "/refused", time.Minute)
 	if e := new(remote.StatusError); !errors.As(err, &e) || e.Status != 403 || len(e.Text) > 200 || !strings.HasPrefix(e.Text, "Permission [31m denied yy") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The message of an answer is not cut off where it begins to be of use.
+func TestMessages(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(registry))
+	defer server.Close()
+	c := client(t, remote.Settings{Servers: []string{server.URL + "/v1"}})
+	_, err := c.Get(context.Background(), remote.Request{Path: "/told", Timeout: time.Minute, Limit: 1 << 20})
+	e := new(remote.StatusError)
+	if !errors.As(err, &e) || len(e.Text) > 600 || !strings.HasPrefix(e.Text, "zzz") || !strings.Contains(e.Text, `zz: [31m"gateway" cannot listzz`) {
 		t.Errorf("got %v", err)
 	}
 }
