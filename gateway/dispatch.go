@@ -150,7 +150,7 @@ func (b *binding) Finish(e *exchange.Exchange) {
 	g := b.door.gateway
 	took := time.Since(e.Start)
 	status := e.Ctx.Response.StatusCode()
-	in, out := e.Front.RequestBytes(), e.Front.ReplyBytes()
+	in, out := e.Front.RequestBytes()+e.Tunnel.Received, e.Front.ReplyBytes()+e.Tunnel.Sent
 	if e.Route != nil && e.Route.Recorder != nil {
 		e.Route.Recorder.Record(status, took, in, out)
 		if e.RPC.Kind != grpc.None {

@@ -81,7 +81,13 @@ type UpstreamInfo struct {
 	Took time.Duration
 	// Reused says the last try went over a pooled connection.
 	Reused bool
+	// Protocol is what was spoken in the last try that got a connection:
+	// "http/1.1", "h2" (over TLS) or "h2c".
+	Protocol string
 }
+
+// TunnelInfo is what went through after a switch of protocols.
+type TunnelInfo struct{ Received, Sent int64 }
 
 // WAFInfo is the WAF's decision on this request; the zero value means not inspected.
 type WAFInfo struct {
@@ -133,8 +139,11 @@ type Exchange struct {
 	// RefusedBy is the step of the route's chain that refused.
 	RefusedBy string
 	Upstream  UpstreamInfo
-	WAF       WAFInfo
-	RPC       RPC
+	// Tunnel is set once it has ended; why it did, if not in an orderly way, is
+	// Refusal.
+	Tunnel TunnelInfo
+	WAF    WAFInfo
+	RPC    RPC
 
 	// Stream says that the reply must not be held back or rewritten: an
 	// upgrade, server-sent events, gRPC. Set by the proxy with the reply head.

@@ -37,6 +37,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type finished struct {
 	refusal  *reason.Refusal
 	upstream exchange.UpstreamInfo
+	tunnel   exchange.TunnelInfo
 	stream   bool
 	rpc      exchange.RPC
 	message  string // rpc's, kept
@@ -64,7 +65,7 @@ func (g *gateway) Finish(e *exchange.Exchange) {
 		return
 	}
 	g.mu.Lock()
-	g.done = append(g.done, finished{e.Refusal, e.Upstream, e.Stream, e.RPC, string(e.RPC.Message)})
+	g.done = append(g.done, finished{e.Refusal, e.Upstream, e.Tunnel, e.Stream, e.RPC, string(e.RPC.Message)})
 	g.mu.Unlock()
 	select {
 	case g.ended <- struct{}{}:

@@ -133,7 +133,7 @@ func (f *forward) retire(lane *runner) {
 // win makes the faster try one like any other.
 func (f *forward) win(l *leg) {
 	u := &f.e.Upstream
-	u.Endpoint, u.Reused, u.Took = l.ep.Address, l.note.Reused, l.note.Latency
+	u.Endpoint, u.Reused, u.Protocol, u.Took = l.ep.Address, l.note.Reused, l.note.Protocol, l.note.Latency
 	l.call.Front = f.e.Front
 	l.conn.Adopt(f.e.Front)
 }

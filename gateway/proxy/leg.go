@@ -126,7 +126,7 @@ func (f *forward) send(l *leg) error {
 		if err != nil {
 			return err
 		}
-		l.note.Reused = conn.Reused()
+		l.note.Reused, l.note.Protocol = conn.Reused(), conn.Protocol()
 		if err = conn.Do(&l.call); err == nil {
 			l.conn = conn
 			return nil
@@ -145,7 +145,7 @@ func (f *forward) send(l *leg) error {
 func (f *forward) finish(l *leg, err error) error {
 	l.note.Latency = time.Since(l.began)
 	u := &f.e.Upstream
-	u.Reused = l.note.Reused
+	u.Reused, u.Protocol = l.note.Reused, l.note.Protocol
 	if err != nil {
 		if l.note.Failure = failureOf(err); f.late() {
 			l.note.Failure = upstream.NotTried // it was the caller who gave no more time
@@ -205,9 +205,7 @@ func (l *leg) switched(head *wire.RespHead) (transport.Hijacker, bool) {
 // end gives the endpoint back and closes the span.
 func (l *leg) end(r upstream.Result, err error) {
 	if l.span != nil {
-		if l.note.Status != 0 {
-			l.span.SetInt("http.response.status_code", int64(l.note.Status))
-		}
+		l.describe()
 		if err != nil {
 			l.span.Fail(err.Error())
 		}
@@ -215,6 +213,21 @@ func (l *leg) end(r upstream.Result, err error) {
 		l.span = nil
 	}
 	l.ep.Done(r)
+}
+
+// describe puts on the span what is known of the reply and the connection.
+func (l *leg) describe() {
+	if l.note.Status != 0 {
+		l.span.SetInt("http.response.status_code", int64(l.note.Status))
+	}
+	if p := l.note.Protocol; p != "" {
+		version := "2"
+		if p == transport.HTTP1 {
+			version = "1.1"
+		}
+		l.span.SetString("network.protocol.name", "http")
+		l.span.SetString("network.protocol.version", version)
+	}
 }
 
 // result is that of a try which brought a reply.

@@ -212,7 +212,7 @@ func (m *mirror) exchange(l *leg) error {
 	if err != nil {
 		return err
 	}
-	l.note.Reused = conn.Reused()
+	l.note.Reused, l.note.Protocol = conn.Reused(), conn.Protocol()
 	if err := conn.Do(&l.call); err != nil {
 		return err
 	}

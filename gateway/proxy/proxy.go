@@ -96,6 +96,8 @@ type Try struct {
 	Latency time.Duration
 	// Number is 1 for the first try of a request.
 	Number int
+	// Protocol is what is spoken on the connection; empty without one.
+	Protocol string
 	// Reused says that a pooled connection was used.
 	Reused bool
 	// Mirror says that it was a copy whose reply is ignored.

@@ -4,6 +4,7 @@ import (
 	"net"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/splice"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
 )
@@ -11,16 +12,23 @@ import (
 // tunnel hands the connection over to whatever protocol both sides have agreed
 // on. The try ends here, the endpoint is given back when the tunnel has ended.
 func (f *forward) tunnel(l *leg, conn transport.Hijacker) {
+	if l.span != nil {
+		l.describe()
+	}
 	nc, early, done := conn.Hijack()
 	ep, span, idle, r := l.ep, l.span, f.proxy.settings.Timeouts.Idle, l.result()
-	front := f.e.Front // f is over before the tunnel begins
-	front.Upgrade(func(client net.Conn, sent []byte) {
+	e := f.e // which lasts as long as the tunnel; f is over before it begins
+	e.Front.Upgrade(func(client net.Conn, sent []byte) {
 		t := splice.New(client, nc, splice.Settings{Idle: idle})
-		if d, ok := front.(exchange.Drainer); ok {
+		if d, ok := e.Front.(exchange.Drainer); ok {
 			d.OnDrain(t)
 		}
 		o := t.Run(sent, early)
 		_ = nc.Close() // both directions have ended; the front closes the client's
+		e.Tunnel = exchange.TunnelInfo{Received: o.Up, Sent: o.Down}
+		if why := broken(&o); why != nil {
+			_ = e.Refuse(why) // the reply has been: it is noted only
+		}
 		if span != nil {
 			span.SetInt("gatehouse.tunnel.received", o.Up)
 			span.SetInt("gatehouse.tunnel.sent", o.Down)
@@ -29,4 +37,20 @@ func (f *forward) tunnel(l *leg, conn transport.Hijacker) {
 		done()
 		ep.Done(r)
 	})
+}
+
+// broken is why a tunnel was not ended by its two sides; nil if it was. What
+// happens after one of them has said goodbye is nobody's fault.
+func broken(o *splice.Outcome) error {
+	switch {
+	case o.Told:
+		return reason.Draining.Because("the tunnel was told to end")
+	case o.First == splice.ServerFailed:
+		return reason.UpstreamReset.Wrap(o.Err)
+	case o.First == splice.ClientFailed:
+		return reason.ClientGone.Wrap(o.Err)
+	case o.End == splice.Idle:
+		return reason.TunnelIdle.Wrap(o.Err)
+	}
+	return nil
 }

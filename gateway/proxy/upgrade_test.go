@@ -13,6 +13,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxy"
+	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 )
 
 // echoing is a WebSocket server that greets first and then echoes.
@@ -72,8 +73,15 @@ func TestWebSocket(t *testing.T) {
 	if err := c.Close(websocket.StatusNormalClosure, "bye"); err != nil {
 		t.Errorf("closing handshake: %v", err)
 	}
-	if f := g.await(t, 1); !f.stream || f.upstream.Status != 101 {
+	f := g.await(t, 1)
+	if !f.stream || f.upstream.Status != 101 || f.upstream.Protocol != "http/1.1" {
 		t.Errorf("%+v", f)
+	}
+	if n := int64(len(large)); f.tunnel.Received < n+100*4 || f.tunnel.Sent < n+100*4 || f.tunnel.Sent > n+4096 {
+		t.Errorf("%+v went through", f.tunnel)
+	}
+	if f.refusal != nil {
+		t.Errorf("an orderly end is taken for %v", f.refusal)
 	}
 	if n, r := up.Breaker().Connections(), up.Breaker().Requests(); n != 0 || r != 0 {
 		t.Errorf("%d connections, %d requests are left", n, r)
@@ -144,7 +152,9 @@ func TestTunnelIdle(t *testing.T) {
 	}
 	<-ended
 	io.ReadAll(r)
-	g.await(t, 1)
+	if f := g.await(t, 1); f.refusal == nil || f.refusal.Reason != reason.TunnelIdle || f.tunnel.Received != 5 || f.tunnel.Sent != 3 {
+		t.Errorf("%v, %+v", f.refusal, f.tunnel)
+	}
 }
 
 func TestTunnelEndsWithEitherSide(t *testing.T) {
@@ -158,9 +168,11 @@ func TestTunnelEndsWithEitherSide(t *testing.T) {
 		c, r := dial(t, g.addr, "%s", upgradeRequest)
 		readHead(r)
 		socket(c).SetLinger(0)
-		c.Close()
+		socket(c).Close()
 		<-ended
-		g.await(t, 1)
+		if f := g.await(t, 1); f.refusal == nil || f.refusal.Reason != reason.ClientGone {
+			t.Errorf("%v", f.refusal)
+		}
 	})
 	t.Run("upstream", func(t *testing.T) {
 		up := chat(t, func(c net.Conn, _ *bufio.Reader) {
@@ -171,7 +183,9 @@ func TestTunnelEndsWithEitherSide(t *testing.T) {
 		_, r := dial(t, g.addr, "%s", upgradeRequest)
 		readHead(r)
 		io.ReadAll(r) // ends, one way or the other
-		g.await(t, 1)
+		if f := g.await(t, 1); f.refusal == nil || f.refusal.Reason != reason.UpstreamReset {
+			t.Errorf("%v", f.refusal)
+		}
 	})
 }
 

@@ -114,6 +114,7 @@ var (
 	UpstreamProtocol  = add("upstream_protocol_error", 502, "UPE", "The upstream answered with garbage.").to(grpc.Internal)
 	UpstreamNoUpgrade = add("upstream_no_upgrade", 501, "UPE", "The upstream cannot switch protocols.")
 	UpstreamTimeout   = add("upstream_timeout", 504, "UT", "The upstream did not answer in time.")
+	TunnelIdle        = add("tunnel_idle_timeout", 408, "SI", "The tunnel was idle for too long.")
 	RequestTimeout    = add("request_timeout", 504, "UT", "The request took too long.")
 	UpstreamHeadLarge = add("upstream_head_too_large", 502, "UPE", "The upstream answered with too many headers.").to(grpc.Internal)
 )

@@ -41,6 +41,8 @@ type Outcome struct {
 	First, End End
 	// Err is why, unless End is clean.
 	Err error
+	// Told says that Abort was called.
+	Told bool
 	// Up and Down are the bytes passed to the server and to the client.
 	Up, Down int64
 }
@@ -123,6 +125,7 @@ func (p *Pair) Run(fromClient, fromServer []byte) Outcome {
 	wg.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.out.Told = p.told.Load()
 	p.out.Up, p.out.Down = p.Bytes()
 	return p.out
 }

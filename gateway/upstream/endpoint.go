@@ -103,6 +103,19 @@ type host struct {
 	refs    atomic.Int32 // Upstreams that hold it; the last one closes the pool
 }
 
+// hold takes h for one more upstream; false once its pool was closed.
+func (h *host) hold() bool {
+	for {
+		n := h.refs.Load()
+		if n == 0 {
+			return false
+		}
+		if h.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
 func (h *host) release() {
 	if h.refs.Add(-1) == 0 && h.pool != nil {
 		h.pool.Close()

@@ -115,9 +115,8 @@ func (u *Upstream) newEndpoint(s EndpointSettings, old *Endpoint) *Endpoint {
 		}
 	}
 	e.weight, e.zone, e.priority = s.Weight, s.Zone, s.Priority
-	if old != nil && old.host.poolKey == u.settings.PoolKey {
+	if old != nil && old.host.poolKey == u.settings.PoolKey && old.host.hold() {
 		e.host = old.host
-		e.host.refs.Add(1)
 	} else {
 		e.host = &host{poolKey: u.settings.PoolKey}
 		if old != nil {

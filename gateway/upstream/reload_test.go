@@ -66,7 +66,7 @@ func TestReloadKeepsWhatDidNotChange(t *testing.T) {
 		u.probe = a
 		start(t, u)
 		old.Retire()
-		p.want(t, 4)
+		p.want(t, 4, "10.0.0.1:80") // nobody else has it, and a tunnel may keep the old revision for days
 		r.want(t, EndpointAdded, EndpointRemoved, PanicEnded)
 		st := u.Status().Endpoints
 		if st[2].Ejections != 1 || st[2].EjectedUntil.IsZero() || st[2].LastError != "connect" {
@@ -92,6 +92,25 @@ func TestReloadKeepsWhatDidNotChange(t *testing.T) {
 		u.Close(t.Context())
 		p.want(t, 4, "10.0.0.1:80", "10.0.0.2:80", "10.0.0.9:80", first)
 	})
+}
+
+// What a retired upstream has closed is not taken over, and its requests go on.
+func TestBuiltOnARetiredUpstream(t *testing.T) {
+	p := &pools{closed: map[string]int{}}
+	s := Settings{Endpoints: equal(1), NewPool: p.new}
+	old := start(t, made(t, s, nil))
+	old.Retire()
+	old.Retire()
+	p.want(t, 1, first)
+	pick(t, old, PickRequest{}).Done(Result{Status: 200})
+	u := made(t, s, old)
+	p.want(t, 2, first)
+	old.Close(t.Context())
+	p.want(t, 2, first)
+	u.Close(t.Context())
+	if p.closed[first] != 2 {
+		t.Errorf("closed %v", p.closed)
+	}
 }
 
 // A revision that was built and thrown away leaves no trace.

@@ -28,6 +28,7 @@ type Upstream struct {
 	latest    []EndpointSettings // the last report's, if it was good; the source's goroutine's own
 	running   context.Context    // nil before Start and once retired
 	retired   bool
+	letGo     bool // of the connections
 
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
@@ -130,8 +131,10 @@ func (u *Upstream) Start(ctx context.Context) error {
 }
 
 // Retire ends health checks, sweeps and the source of an upstream that has been
-// replaced, and gives its limits up; it waits for them to end. Requests of the
-// old revision still work and can still be picked for.
+// replaced, and gives its limits up; it waits for them to end. Connections that
+// no other revision holds are closed when idle. Requests of the old revision,
+// which a tunnel may keep for days, still work and can still be picked for; what
+// they connect is closed behind them.
 func (u *Upstream) Retire() {
 	u.mu.Lock()
 	stop := u.stop
@@ -140,21 +143,25 @@ func (u *Upstream) Retire() {
 	stop()
 	u.breaker.leave(u)
 	u.wg.Wait()
+	u.mu.Lock()
+	var held []*Endpoint
+	if !u.letGo {
+		u.letGo, held = true, u.endpoints
+	}
+	u.mu.Unlock()
+	for _, e := range held {
+		e.host.release()
+	}
 }
 
-// Close retires u and lets go of its connections: those that no other
-// revision holds are closed when idle. It is safe to call twice, and without
-// Start. Requests in flight may still finish and call Done.
+// Close retires u, which picks nothing from now on. It is safe to call twice,
+// and without Start. Requests in flight may still finish and call Done.
 func (u *Upstream) Close(context.Context) error {
 	u.Retire()
 	u.mu.Lock()
-	gone := u.endpoints
 	u.endpoints = nil
 	u.picker.Store(&picker{})
 	u.mu.Unlock()
-	for _, e := range gone {
-		e.host.release()
-	}
 	return nil
 }
 

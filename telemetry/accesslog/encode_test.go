@@ -24,7 +24,7 @@ func full() Record {
 		Host: "api.example.com", Path: "/v1/users", Query: "q=1&password=hunter2",
 		Status: 503, BytesIn: 10, BytesOut: 2048,
 		GRPCStatus: "UNAVAILABLE", GRPCMessage: "no\n\"x\"",
-		Upstream: "api", Endpoint: "10.0.0.1:80", Attempts: 2, UpstreamStatus: 503, UpstreamTook: 10 * time.Millisecond, Reused: true,
+		Upstream: "api", Endpoint: "10.0.0.1:80", Attempts: 2, UpstreamStatus: 503, UpstreamTook: 10 * time.Millisecond, UpstreamProtocol: "h2", Reused: true,
 		Flags: "UC", Reason: "upstream_reset", Detail: `read "x": EOF`, Step: "proxy",
 		Consumer: "alice", Subject: "sub", Auth: "jwt",
 		TLS:       TLS{Version: "TLS 1.3", Cipher: "TLS_AES_128_GCM_SHA256", ServerName: "api.example.com", Resumed: true, Subject: "CN=alice", SPIFFEID: "spiffe://x/y", Fingerprint: "ab"},
@@ -41,7 +41,7 @@ func TestJSON(t *testing.T) {
 	want := `{"time":"2026-10-02T12:00:01.250007Z","duration_ms":12.345,"request_id":"01J","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736",` +
 		`"client":"192.0.2.1","peer":"[fe80::1]:443","listener":"web","route":"users","protocol":"HTTP/1.1","method":"GET","scheme":"https",` +
 		`"host":"api.example.com","path":"/v1/users","query":"q=1&password=***","status":503,"bytes_in":10,"bytes_out":2048,"grpc_status":"UNAVAILABLE","grpc_message":"no\n\"x\"",` +
-		`"upstream":"api","endpoint":"10.0.0.1:80","attempts":2,"upstream_status":503,"upstream_ms":10.000,"reused":true,` +
+		`"upstream":"api","endpoint":"10.0.0.1:80","attempts":2,"upstream_status":503,"upstream_protocol":"h2","upstream_ms":10.000,"reused":true,` +
 		`"flags":"UC","reason":"upstream_reset","detail":"read \"x\": EOF","step":"proxy","consumer":"alice","subject":"sub","auth":"jwt",` +
 		`"tls_version":"TLS 1.3","tls_cipher":"TLS_AES_128_GCM_SHA256","server_name":"api.example.com","tls_resumed":true,` +
 		`"client_subject":"CN=alice","client_spiffe_id":"spiffe://x/y","client_fingerprint":"ab",` +

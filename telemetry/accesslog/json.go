@@ -67,6 +67,7 @@ func upstream(b []byte, r *Record) []byte {
 	if r.UpstreamStatus != 0 {
 		b = number(b, "upstream_status", int64(r.UpstreamStatus))
 	}
+	b = text(b, "upstream_protocol", r.UpstreamProtocol)
 	b = append(b, `,"upstream_ms":`...)
 	b = appendMillis(b, r.UpstreamTook)
 	b = append(b, `,"reused":`...)

@@ -35,12 +35,13 @@ type Record struct {
 	// what the status says, decoded. Empty for requests that are no calls.
 	GRPCStatus, GRPCMessage string
 
-	Upstream       string
-	Endpoint       string
-	Attempts       int
-	UpstreamStatus int
-	UpstreamTook   time.Duration
-	Reused         bool
+	Upstream         string
+	Endpoint         string
+	Attempts         int
+	UpstreamStatus   int
+	UpstreamTook     time.Duration
+	UpstreamProtocol string // http/1.1, h2 or h2c
+	Reused           bool
 
 	// Flags are the short upper-case flags of what went wrong, comma separated.
 	Flags string

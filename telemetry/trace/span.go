@@ -110,7 +110,7 @@ func Describe(s telemetry.Span, r *Request) {
 		{"server.address", r.Host},
 		{"url.path", r.Path},
 		{"http.route", r.Route},
-		{"network.protocol.version", strings.TrimPrefix(r.Protocol, "HTTP/")},
+		{"network.protocol.version", version(r.Protocol)},
 		{"client.address", r.Client},
 		{"network.peer.address", r.Peer},
 		{"user_agent.original", r.UserAgent},
@@ -136,6 +136,16 @@ func Describe(s telemetry.Span, r *Request) {
 	if r.Status >= 500 || r.RPC != "" && serverFault(r.RPCStatus) {
 		s.Fail(r.Detail)
 	}
+}
+
+// version is the protocol's as OpenTelemetry writes it: HTTP/2 and 3 have no
+// minor one.
+func version(protocol string) string {
+	v := strings.TrimPrefix(protocol, "HTTP/")
+	if v == "2.0" || v == "3.0" {
+		return v[:1]
+	}
+	return v
 }
 
 // serverFault reports the gRPC statuses that mark a server's span as failed

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -244,6 +246,54 @@ func TestListenersComeAndGo(t *testing.T) {
 	})
 	if b := g.get("/version").body; b != "3" {
 		t.Errorf("version %q", b)
+	}
+}
+
+// A tunnel keeps the revision it came by for as long as it lives, but not the
+// idle connections of an upstream that has gone from the config.
+func TestATunnelKeepsNoIdleConnections(t *testing.T) {
+	var open atomic.Int32
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/ws" {
+			echo(w, r)
+		}
+	}))
+	s.Config.ConnState = func(_ net.Conn, now http.ConnState) {
+		switch now {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			open.Add(-1)
+		}
+	}
+	s.Start()
+	defer s.Close()
+	const patient = `upstreams: { %s: { endpoints: ["%s"], connection: { idle: 1h } } }
+routes: { all: { match: { path: / }, backends: [{ upstream: %[1]s }] } }
+`
+	g := start(t, fmt.Sprintf(patient, "app", s.Listener.Addr()))
+	g.get("/")
+	ws, _, err := websocket.Dial(t.Context(), "ws://"+g.web+"/ws", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.CloseNow()
+	g.get("/")
+	if open.Load() == 0 {
+		t.Fatal("no connection was kept")
+	}
+	g.reload(fmt.Sprintf(patient, "other", "127.0.0.1:1"))
+	g.eventually("the idle connections are closed", func() error {
+		if n := open.Load(); n != 0 {
+			return fmt.Errorf("%d are open", n)
+		}
+		return nil
+	})
+	if err := ws.Write(t.Context(), websocket.MessageText, []byte("still here?")); err != nil {
+		t.Fatal(err)
+	}
+	if _, b, err := ws.Read(t.Context()); err != nil || string(b) != "still here?" {
+		t.Fatalf("the tunnel did not survive: %q, %v", b, err)
 	}
 }
 

@@ -135,8 +135,14 @@ func TestWebSocketThroughGuards(t *testing.T) {
 		t.Errorf("close handshake: %v", err)
 	}
 	line := g.accessLine("the tunnel", func(m map[string]any) bool { return m["status"] == 101.0 })
-	if line["consumer"] != "alice" || line["route"] != "guarded" || line["reason"] != nil {
+	if line["consumer"] != "alice" || line["route"] != "guarded" || line["reason"] != nil || line["upstream_protocol"] != "http/1.1" {
 		t.Errorf("access log line %v", line)
+	}
+	const sent = 0 + 1 + 125 + 126 + 4096 + 32768 // and what frames cost
+	for _, key := range []string{"bytes_in", "bytes_out"} {
+		if n, _ := line[key].(float64); n <= sent || n > sent+200 {
+			t.Errorf("%s: %v", key, line[key])
+		}
 	}
 	// One that is dropped without a word takes its other half with it.
 	ws, _, err = dial("/guarded/ws", "alice-key")

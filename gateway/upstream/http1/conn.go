@@ -97,6 +97,9 @@ func (c *Conn) Abort() { c.kill(stateGone) }
 // Reused implements transport.Conn.
 func (c *Conn) Reused() bool { return c.reused }
 
+// Protocol implements transport.Conn.
+func (c *Conn) Protocol() string { return transport.HTTP1 }
+
 // Buffered implements wire.Source.
 func (c *Conn) Buffered() []byte { return c.in[c.r:c.w] }
 

@@ -102,6 +102,14 @@ func (c *Conn) take(l *link) {
 // Reused implements transport.Conn.
 func (c *Conn) Reused() bool { return c.reused }
 
+// Protocol implements transport.Conn.
+func (c *Conn) Protocol() string {
+	if c.pool.settings.Scheme == "https" {
+		return transport.HTTP2
+	}
+	return transport.ClearHTTP2
+}
+
 // Abort implements transport.Conn: the endpoint is told by RST_STREAM.
 func (c *Conn) Abort() { c.end(stateGone) }
 

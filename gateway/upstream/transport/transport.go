@@ -20,6 +20,13 @@ import (
 // MaxInterims bounds the interim replies before the final one.
 const MaxInterims = 16
 
+// The protocols.
+const (
+	HTTP1      = "http/1.1"
+	HTTP2      = "h2"
+	ClearHTTP2 = "h2c"
+)
+
 // Watcher tells when the client goes away; exchange.Front is one.
 type Watcher interface{ OnGone(exchange.Aborter) }
 
@@ -89,6 +96,8 @@ type Pool interface {
 type Conn interface {
 	// Reused says that the connection had carried a request before this one.
 	Reused() bool
+	// Protocol is what is spoken on the connection, by its name in ALPN.
+	Protocol() string
 	// Do sends the request and reads the reply's head. After an error, which is
 	// a *Failure, c is gone; otherwise Release must be called.
 	Do(call *Call) error
