@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"math/bits"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -129,8 +130,35 @@ func (l *Local) Take(key []byte, cost uint32, d *Decision) error {
 	return nil
 }
 
+// Raise makes a key's bucket at least as empty as one that, some time ago, was
+// to be full again after used, for each window. A key that there is no room for
+// is left as it is, since others would be refused with it.
+func (l *Local) Raise(key []byte, used []time.Duration, ago time.Duration) {
+	h := maphash.Bytes(l.seed, key) | 1
+	now := l.now()
+	s := &l.shards[h>>32&l.mask]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.find(h) < 0 && !slices.ContainsFunc(used, func(d time.Duration) bool { return d > ago }) {
+		return
+	}
+	tats := l.own(s, h, now)
+	for i := range min(len(tats), len(used)) {
+		tats[i] = max(tats[i], now+min(int64(used[i]-ago), l.whole[i].depth))
+	}
+}
+
 // bucket finds or makes the bucket of h. Holds s.mu.
 func (l *Local) bucket(s *shard, h uint64, now int64) []int64 {
+	if b := l.own(s, h, now); b != nil {
+		return b
+	}
+	l.squeezed.Add(1)
+	return s.overflow(h, len(l.whole))
+}
+
+// own is bucket; nil if there is no room for one of its own.
+func (l *Local) own(s *shard, h uint64, now int64) []int64 {
 	w := len(l.whole)
 	if i := s.find(h); i >= 0 {
 		return s.tats[i*w : i*w+w]
@@ -145,8 +173,7 @@ func (l *Local) bucket(s *shard, h uint64, now int64) []int64 {
 		}
 	}
 	if i < 0 {
-		l.squeezed.Add(1)
-		return s.overflow(h, w)
+		return nil
 	}
 	if s.hashes[i] == 0 {
 		s.used++

@@ -369,3 +369,48 @@ func TestKnownKeyDoesNotAllocate(t *testing.T) {
 		t.Fatalf("Take: %v allocations, want 0", n)
 	}
 }
+
+// TestRaise: a key is as used as it is said to be, never less, and those that
+// have no bucket of their own are let alone.
+func TestRaise(t *testing.T) {
+	now := int64(1)
+	l, err := NewLocal(Settings{Windows: []Window{{Limit: 10, Per: 10 * time.Second, Burst: 10}, {Limit: 100, Per: time.Hour, Burst: 100}}, MaxKeys: 64, Now: func() int64 { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func(key string) int64 {
+		var d Decision
+		if err := l.Take([]byte(key), 0, &d); err != nil {
+			t.Fatal(err)
+		}
+		return d.Remaining
+	}
+	l.Raise([]byte("none"), []time.Duration{0, 0}, time.Second)
+	l.Raise([]byte("old"), []time.Duration{time.Second, time.Second}, 2*time.Second)
+	if l.Keys() != 0 {
+		t.Errorf("%d buckets for what is full", l.Keys())
+	}
+	for _, c := range []struct {
+		used, ago time.Duration
+		want      int64
+	}{{4 * time.Second, 0, 6}, {3 * time.Second, 0, 6}, {6 * time.Second, time.Second, 5}, {time.Hour, 0, 0}} {
+		if l.Raise([]byte("k"), []time.Duration{c.used, 0}, c.ago); look("k") != c.want {
+			t.Errorf("%v used %v ago: %d remain, want %d", c.used, c.ago, look("k"), c.want)
+		}
+	}
+	if now += int64(3 * time.Second); look("k") != 3 {
+		t.Errorf("%d remain of what comes back", look("k"))
+	}
+	for i := range 20_000 {
+		l.Raise(fmt.Append(nil, i), []time.Duration{10 * time.Second, time.Hour}, 0)
+	}
+	refused := 0
+	for i := range 100 {
+		if look(fmt.Sprint("new", i)) == 0 {
+			refused++
+		}
+	}
+	if refused > 0 || l.Squeezed() == 0 {
+		t.Errorf("%d of 100 others are refused, %d had no bucket", refused, l.Squeezed())
+	}
+}

@@ -20,8 +20,11 @@ const (
 )
 
 // receiver is told the answer to its question, whether or not somebody still
-// waits for it. It is called once, also if there is none.
-type receiver[A any] interface{ answered(a *A, err error) }
+// waits for it, and how long that took. It is called once, with nil if there is
+// none.
+type receiver[Q, A any] interface {
+	answered(q *Q, a *A, took time.Duration)
+}
 
 // batcher puts what many requests ask at the same time into one round trip. A
 // question that comes alone is sent at once. The zero value of what is not set by
@@ -41,7 +44,7 @@ type batcher[Q, A any] struct {
 // batch is one round trip. Whoever has joined it waits for done.
 type batch[Q, A any] struct {
 	questions []Q
-	to        []receiver[A] // nil: nobody but who waits
+	to        []receiver[Q, A] // nil: nobody but who waits
 	state     atomic.Int32
 	done      chan struct{}
 	// answers and err are read after done, and only if the state is answered.
@@ -59,7 +62,7 @@ const (
 
 // post asks a question; to, if not nil, is told the answer. It is false if none
 // can be asked any more.
-func (b *batcher[Q, A]) post(q Q, to receiver[A]) (in *batch[Q, A], at int, ok bool) {
+func (b *batcher[Q, A]) post(q Q, to receiver[Q, A]) (in *batch[Q, A], at int, ok bool) {
 	b.mu.Lock()
 	if b.ended {
 		b.mu.Unlock()
@@ -125,9 +128,9 @@ func (b *batcher[Q, A]) send(x *batch[Q, A]) {
 		switch {
 		case r == nil:
 		case err != nil:
-			r.answered(nil, err)
+			r.answered(&x.questions[i], nil, took)
 		default:
-			r.answered(&answers[i], nil)
+			r.answered(&x.questions[i], &answers[i], took)
 		}
 	}
 	b.health.asked(took, err, inTime)

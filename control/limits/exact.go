@@ -27,7 +27,7 @@ func (x *exact) Take(key []byte, cost uint32, d *ratelimit.Decision) error {
 	if x.node.health.away() {
 		return x.instead.take(key, cost, d)
 	}
-	in, at, ok := x.node.takes.post(store.Take{Key: x.space.key(key), Buckets: x.buckets, Cost: int64(cost)}, nil)
+	in, at, ok := x.node.takes.post(store.Take{Key: x.space.key(key), Buckets: x.buckets, Cost: int64(cost)}, x)
 	if !ok {
 		return x.instead.take(key, cost, d)
 	}
@@ -40,6 +40,14 @@ func (x *exact) Take(key []byte, cost uint32, d *ratelimit.Decision) error {
 	return nil
 }
 
+// answered implements receiver: what the store knows of a key, in time or late,
+// this node is to know as well when it decides by itself.
+func (x *exact) answered(q *store.Take, a *store.Taken, took time.Duration) {
+	if a != nil && x.how == ratelimit.ShareOut {
+		x.local.Raise([]byte(q.Key), a.Used, took)
+	}
+}
+
 // never refuses what no waiting makes affordable; nobody need be asked.
 func (x *exact) never(cost int64, d *ratelimit.Decision) {
 	var none [ratelimit.MaxWindows]time.Duration
@@ -47,12 +55,15 @@ func (x *exact) never(cost int64, d *ratelimit.Decision) {
 	d.Source = ratelimit.Store
 }
 
-// instead decides where the store did not.
+// instead decides where the store did not. Its part of the limit is as empty as
+// the store's was when that last answered: what the store grants, this node does
+// not grant once more.
 type instead struct {
 	node  *Limits
 	how   ratelimit.OnFailure
-	local *ratelimit.Local
-	nodes atomic.Int64 // among which local is shared out
+	space space
+	local *ratelimit.Local // by the keys' names in the store
+	nodes atomic.Int64     // among which local is shared out
 }
 
 func (i *instead) take(key []byte, cost uint32, d *ratelimit.Decision) error {
@@ -67,7 +78,9 @@ func (i *instead) take(key []byte, cost uint32, d *ratelimit.Decision) error {
 	if n := int64(i.node.live()); i.nodes.Swap(n) != n {
 		i.local.Share(int(n))
 	}
-	err := i.local.Take(key, cost, d)
+	var room keyRoom
+	sum := i.space.sum(key)
+	err := i.local.Take(i.space.write(room[:0], &sum), cost, d)
 	d.Source = ratelimit.Share
 	return err
 }

@@ -244,14 +244,15 @@ func (q *leaseQuestion) post(atLeast int64) (*batch[store.Take, store.Taken], in
 		Key: q.e.key, Buckets: q.e.l.buckets, Cost: q.cost + q.extra, AtLeast: max(1, atLeast),
 	}, q)
 	if !ok {
-		q.answered(nil, nil)
+		q.answered(nil, nil, 0)
 	}
 	return in, at, ok
 }
 
 // answered implements receiver. The part of a request that did not wait until
 // now counts as spent: it may have been let through without.
-func (q *leaseQuestion) answered(a *store.Taken, _ error) {
+func (q *leaseQuestion) answered(asked *store.Take, a *store.Taken, took time.Duration) {
+	q.e.l.exact.answered(asked, a, took)
 	e := q.e
 	e.shard.mu.Lock()
 	defer e.shard.mu.Unlock()

@@ -196,6 +196,7 @@ func (n *Limits) Limiter(s ratelimit.SharedSettings) (ratelimit.Limiter, error) 
 		return nil, err
 	}
 	x := &exact{node: n, rates: rates, most: rates.Most(), space: newSpace("limit", s.Name, s.Windows), instead: instead{node: n, how: s.OnFailure, local: local}}
+	x.instead.space = x.space
 	for i := range rates.Len() {
 		interval, burst := rates.Bucket(i)
 		x.buckets = append(x.buckets, store.Bucket{Interval: interval, Burst: burst})
@@ -236,8 +237,14 @@ func (s space) sum(key []byte) [sha256.Size]byte {
 // key is the name of a key in the store.
 func (s space) key(key []byte) string {
 	sum := s.sum(key)
-	var room [len("0123456789abcdef.0123456789abcdef01234567")]byte
-	b := append(room[:0], s.prefix...)
-	b = append(b, '.')
-	return string(base64.RawURLEncoding.AppendEncode(b, sum[:18]))
+	var room keyRoom
+	return string(s.write(room[:0], &sum))
+}
+
+// keyRoom has room for the name of a key.
+type keyRoom [len("0123456789abcdef.0123456789abcdef01234567")]byte
+
+func (s space) write(b []byte, sum *[sha256.Size]byte) []byte {
+	b = append(append(b, s.prefix...), '.')
+	return base64.RawURLEncoding.AppendEncode(b, sum[:18])
 }

@@ -40,8 +40,8 @@ func TestNoRequestWaitsLongerThanTheDeadline(t *testing.T) {
 			if i >= tolerated {
 				want = 0
 			}
-			// A quarter of the burst is this node's.
-			if d.Source != ratelimit.Share || d.Allowed != (i < 2) || took != want {
+			// A quarter of the burst is this node's, of which the store has counted one.
+			if d.Source != ratelimit.Share || d.Allowed != (i < 1) || took != want {
 				t.Errorf("request %d: %+v after %v, want %v", i, d, took, want)
 			}
 		}
@@ -100,6 +100,39 @@ func TestOneSlowAnswerIsNoReasonToAskNoMore(t *testing.T) {
 			t.Errorf("%+v", d)
 		}
 	})
+}
+
+// TestLateAnswersDoNotAddUp: what the store grants, in time or late, is not
+// granted by the nodes once more, but for what is under way.
+func TestLateAnswersDoNotAddUp(t *testing.T) {
+	for _, leased := range []bool{false, true} {
+		for _, nodes := range []int{1, 4} {
+			f := newFake(t)
+			synctest.Test(t, func(t *testing.T) {
+				var live atomic.Int64
+				live.Store(int64(nodes))
+				const limit = 40
+				var limiters []ratelimit.Limiter
+				for range nodes {
+					n := node(f, &live, 0)
+					defer n.Close()
+					limiters = append(limiters, limiter(t, n, ratelimit.SharedSettings{Name: "x", Windows: per(limit, limit, time.Hour), Leased: leased}))
+				}
+				granted, by := 0, map[ratelimit.Source]int{}
+				for i := range 5 * limit {
+					f.delay.Store(int64(i%2) * int64(2*Deadline))
+					if d := take(t, limiters[i/2%nodes], "k", 1); d.Allowed {
+						granted++
+						by[d.Source]++
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+				if granted < limit/2 || granted > limit+nodes || !leased && (by[ratelimit.Share] < limit/4 || by[ratelimit.Store] < limit/4) {
+					t.Errorf("%d nodes, leased %v: %d granted of %d, by %v", nodes, leased, granted, limit, by)
+				}
+			})
+		}
+	}
 }
 
 func TestQuestionsTravelTogether(t *testing.T) {

@@ -380,13 +380,13 @@ func (x *unitQuestion) post() (*batch[store.Count, store.Counted], int) {
 		Key: x.key, N: x.cost + x.extra, Limit: x.limit, AtLeast: max(1, x.cost), End: end,
 	}, x)
 	if !ok {
-		x.answered(nil, nil)
+		x.answered(nil, nil, 0)
 	}
 	return in, at
 }
 
 // answered implements receiver.
-func (x *unitQuestion) answered(c *store.Counted, _ error) {
+func (x *unitQuestion) answered(_ *store.Count, c *store.Counted, _ time.Duration) {
 	x.a.mu.Lock()
 	defer x.a.mu.Unlock()
 	p := &x.a.periods[x.i]
@@ -425,7 +425,7 @@ type debt struct {
 	owed int64
 }
 
-func (x *debt) answered(c *store.Counted, _ error) {
+func (x *debt) answered(_ *store.Count, c *store.Counted, _ time.Duration) {
 	x.a.mu.Lock()
 	defer x.a.mu.Unlock()
 	p := &x.a.periods[x.i]

@@ -199,13 +199,13 @@ type holdQuestion struct {
 func (q *holdQuestion) post() (*batch[store.Hold, store.Held], int, bool) {
 	in, at, ok := q.r.s.node.holds.post(q.hold, q)
 	if !ok {
-		q.answered(nil, nil)
+		q.answered(nil, nil, 0)
 	}
 	return in, at, ok
 }
 
 // answered implements receiver.
-func (q *holdQuestion) answered(a *store.Held, _ error) {
+func (q *holdQuestion) answered(_ *store.Hold, a *store.Held, _ time.Duration) {
 	r := q.r
 	r.in.mu.Lock()
 	defer r.in.mu.Unlock()
