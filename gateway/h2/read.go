@@ -163,14 +163,10 @@ func (c *conn) take(f *frames.Frame) error {
 }
 
 const (
-	// maxCalm is how many frames that ask for nothing a client may send in a row.
-	// A frame that does gives it some back, and so does time.
-	maxCalm     = 2000
-	calmByFrame = 8
-	calmByTick  = 20 // 200 a second
-	// smallStep is a WINDOW_UPDATE that should have waited for more. Larger ones
-	// cannot go on for long without DATA: the window would grow too large.
-	smallStep = 1 << 10
+	maxCalm     = frames.MaxCalm
+	calmByFrame = frames.CalmByFrame
+	calmByTick  = frames.CalmBySecond / 10
+	smallStep   = frames.SmallStep
 )
 
 // spend accounts for a frame that moves nothing on: PING, SETTINGS, PRIORITY,

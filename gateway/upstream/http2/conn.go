@@ -32,6 +32,7 @@ type Conn struct {
 	upload   upload
 	pumping  sync.WaitGroup
 	opened   bool        // the head has been handed to the kernel
+	queued   bool        // stuck or place may be set; of who sends
 	allSent  atomic.Bool // the end of the request has been
 	uploaded bool        // the body has a goroutine
 
@@ -52,7 +53,9 @@ type Conn struct {
 	// Guarded by link.mu.
 	window    frames.Window // what may be sent
 	sent, got bool          // a side has ended
-	over      bool          // nothing may be sent any more
+	stuck     chan struct{} // to be rung when window is more than 0; nil: it need not
+	place     place
+	over      bool // nothing may be sent any more
 
 	// What the link's reader has read; guarded by mu. raw is left alone once
 	// headed is set.
@@ -165,14 +168,19 @@ func (c *Conn) await() *fault {
 		f, headed, informing := c.broke(), c.headed, c.informing
 		c.informing = nil
 		c.mu.Unlock()
+		if len(informing) > 0 {
+			c.turnAway() // to the client, which may take its time
+		}
 		for _, i := range informing {
 			// A client that cannot be reached shows when the reply is written.
 			_ = c.call.Front.Inform(i.status, i.lines)
 		}
 		switch {
 		case headed && c.state.Load() == stateNone:
+			c.turnAway()
 			return nil
 		case f != nil:
+			c.turnAway()
 			return f
 		}
 		if !c.sendRest() {
@@ -251,6 +259,7 @@ func (c *Conn) finish() {
 func (c *Conn) leave() {
 	c.mu.Lock()
 	l := c.link
+	l.unqueue(c)
 	clean := c.state.Load() == stateNone
 	c.link, c.call, c.live = nil, nil, false
 	c.forget()

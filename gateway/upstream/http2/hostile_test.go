@@ -133,7 +133,7 @@ func flood(e *endpoint, id uint32) {
 func pings(e *endpoint) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for range 2000 {
+	for range 1500 {
 		e.WritePing(false, [8]byte{})
 	}
 }

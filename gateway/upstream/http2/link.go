@@ -50,7 +50,7 @@ type link struct {
 	enc   *frames.Encoder
 	block []byte
 
-	mu      sync.Mutex // guards what follows, and a Conn's window, sent, got and over; taken within w
+	mu      sync.Mutex // guards what follows, and a Conn's window, place, stuck, sent, got and over; taken within w
 	streams map[uint32]*Conn
 	next    uint32 // the next stream's
 	last    uint32 // the endpoint looks at no later one
@@ -58,8 +58,12 @@ type link struct {
 	initial frames.Window // of a stream
 	frame   int           // the largest
 	list    int64         // the largest head; 0: no limit
-	blocked []chan struct{}
-	err     *fault // why it was closed
+	// Who waits: for the connection's window, for less to wait to be written, and
+	// how many do.
+	share, room line
+	lined       atomic.Int32
+	moved       int    // heads and bodies' frames sent since the reader has counted them
+	err         *fault // why it was closed
 }
 
 func newLink(p *Pool, nc net.Conn) *link {
@@ -70,7 +74,7 @@ func newLink(p *Pool, nc net.Conn) *link {
 	}
 	l.most.Store(mostStreams)
 	l.heard.Store(time.Now().UnixNano())
-	l.w = frames.NewWriter(nc, userTimeout, l.unblock)
+	l.w = frames.NewWriter(nc, userTimeout, l.drained)
 	l.in.start(l)
 	l.since = time.Now()
 	l.timer = time.AfterFunc(p.settings.IdleTimeout, func() { p.idled(l) })
@@ -133,13 +137,15 @@ func (l *link) end(f *fault, code frames.Code) {
 		all = append(all, ended{c, id})
 	}
 	clear(l.streams)
+	for c := l.room.first; c != nil; c = c.place.next { // some have no stream yet
+		ring(c.place.bell)
+	}
 	l.mu.Unlock()
 	l.control(func(b []byte) []byte { return frames.AppendGoAway(b, 0, code, "") })
 	l.w.Close()
 	for _, e := range all {
 		e.c.fail(l, e.id, f)
 	}
-	l.unblock()
 	l.timer.Stop()
 	l.pool.lost(l)
 	close(l.closed)
@@ -153,28 +159,6 @@ type ended struct {
 
 // over reports that the connection has been closed, or takes no requests.
 func (l *link) over() bool { return l.ending.Load() }
-
-// wait adds who waits for room.
-func (l *link) wait(bell chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.blocked = append(l.blocked, bell)
-}
-
-// unblock tells all who wait for room, of whatever kind, that there may be some.
-func (l *link) unblock() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.unblockLocked()
-}
-
-func (l *link) unblockLocked() {
-	for _, bell := range l.blocked {
-		ring(bell)
-	}
-	clear(l.blocked)
-	l.blocked = l.blocked[:0]
-}
 
 // ring wakes who waits for a bell, now or the next time.
 func ring(bell chan struct{}) {

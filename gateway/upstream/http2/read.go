@@ -2,6 +2,7 @@ package http2
 
 import (
 	"errors"
+	"time"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -18,10 +19,14 @@ type input struct {
 	begun  bool // the first frame has come
 	block  block
 	bells  []chan struct{} // to be rung
+	calm   int             // frames that ask for nothing which the endpoint may still send
+	calmed int64           // when it was last given some, in Unix nanoseconds
+	moved  int             // frames since then that have moved something on
 }
 
 func (in *input) start(l *link) {
 	in.link = l
+	in.calm, in.calmed = frames.MaxCalm, l.heard.Load()
 	in.r = frames.NewReader(l, nil)
 	in.dec = hpack.NewDecoder(frames.DefaultTable, in.block.field)
 	in.dec.SetMaxStringLength(headFactor * l.pool.settings.Limits.Head)
@@ -118,10 +123,32 @@ func (in *input) frame(f frames.Frame) error {
 			data := [8]byte(f.Payload)
 			in.link.control(func(b []byte) []byte { return frames.AppendPing(b, true, data) })
 		}
+		return in.spend(1)
 	case frames.GoAway:
 		in.link.leaving(f.Uint32(), f.GoAwayCode())
+		return in.spend(1)
 	case frames.WindowUpdate:
 		return in.windowUpdate(&f)
+	default: // unknown ones are ignored; priorities are history
+		return in.spend(1)
+	}
+}
+
+// spend accounts for a frame that moves nothing on, as our server does: PING,
+// SETTINGS, empty DATA and what is like them cost the endpoint next to nothing,
+// and us an answer.
+func (in *input) spend(cost int) error {
+	if in.calm -= cost; in.calm >= 0 {
+		return nil
+	}
+	l, now := in.link, time.Now().UnixNano()
+	l.mu.Lock()
+	moved := in.moved + l.moved
+	in.moved, l.moved = 0, 0
+	l.mu.Unlock()
+	in.calm += int(min(frames.MaxCalm, (now-in.calmed)*frames.CalmBySecond/int64(time.Second)+int64(moved)*frames.CalmByFrame))
+	if in.calmed = now; in.calm < 0 {
+		return frames.Break(frames.EnhanceYourCalm, "too many frames that ask for nothing")
 	}
 	return nil
 }
@@ -159,7 +186,7 @@ func (in *input) stream(id uint32) *Conn {
 func (in *input) settings(f *frames.Frame) error {
 	l := in.link
 	if f.Acknowledges() {
-		return nil
+		return in.spend(1)
 	}
 	b, err := l.w.Begin()
 	if err != nil {
@@ -179,9 +206,8 @@ func (in *input) settings(f *frames.Frame) error {
 		}
 	}
 	l.w.End(frames.AppendSettingsAck(b))
-	l.unblock()
 	l.pool.freed()
-	return nil
+	return in.spend(1 + len(f.Payload)/60)
 }
 
 // set takes one setting over. What is sent is held up meanwhile.
@@ -208,6 +234,7 @@ func (l *link) set(s frames.Setting) error {
 			if !c.window.Add(grow) {
 				return frames.Break(frames.FlowControlError, "SETTINGS_INITIAL_WINDOW_SIZE makes a window too large")
 			}
+			c.unstick()
 		}
 	}
 	return nil
@@ -220,17 +247,33 @@ func (in *input) windowUpdate(f *frames.Frame) error {
 			return err
 		}
 	}
+	if f.Uint32() < frames.SmallStep {
+		if err := in.spend(1); err != nil {
+			return err
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if f.Stream == 0 {
 		if !l.window.Add(int64(f.Uint32())) {
 			return frames.Break(frames.FlowControlError, "the connection's window is too large")
 		}
-	} else if c := l.streams[f.Stream]; c != nil && !c.window.Add(int64(f.Uint32())) {
-		return &frames.Error{Code: frames.FlowControlError, Stream: f.Stream, Detail: "the stream's window is too large"}
+		l.nextLocked()
+	} else if c := l.streams[f.Stream]; c != nil {
+		if !c.window.Add(int64(f.Uint32())) {
+			return &frames.Error{Code: frames.FlowControlError, Stream: f.Stream, Detail: "the stream's window is too large"}
+		}
+		c.unstick()
 	}
-	l.unblockLocked()
 	return nil
+}
+
+// unstick wakes who waits for the stream's window. l.mu is held.
+func (c *Conn) unstick() {
+	if c.stuck != nil && c.window > 0 {
+		ring(c.stuck)
+		c.stuck = nil
+	}
 }
 
 // leaving is told by GOAWAY that streams above last will not be looked at.
@@ -254,6 +297,5 @@ func (l *link) leaving(last uint32, code frames.Code) {
 	for _, e := range all {
 		e.c.fail(l, e.id, f)
 	}
-	l.unblock()
 	l.pool.retire(l)
 }

@@ -134,8 +134,9 @@ func (in *input) headers() error {
 	k := &in.block
 	c := in.stream(k.stream)
 	if c == nil {
-		return nil // over; the table had to be kept up with
+		return in.spend(1) // over; the table had to be kept up with
 	}
+	in.moved++
 	defer c.mu.Unlock()
 	c.touch()
 	switch {
@@ -258,11 +259,19 @@ func (in *input) data(f *frames.Frame) error {
 	if grow := in.inflow.Gone(n); grow > 0 {
 		l.control(func(b []byte) []byte { return frames.AppendWindowUpdate(b, 0, grow) })
 	}
+	if len(f.Payload) == 0 && !f.Ended() {
+		if err := in.spend(1); err != nil {
+			return err
+		}
+	}
 	c := in.stream(f.Stream)
 	if c == nil {
 		return nil // over, which the endpoint may not know yet
 	}
 	defer c.mu.Unlock()
+	if len(f.Payload) > 0 || f.Ended() {
+		in.moved++
+	}
 	c.touch()
 	switch {
 	case c.ended || c.err != nil:
@@ -302,7 +311,7 @@ func (in *input) reset(f *frames.Frame) error {
 	l := in.link
 	c := in.stream(f.Stream)
 	if c == nil {
-		return nil
+		return in.spend(1)
 	}
 	defer c.mu.Unlock()
 	l.mu.Lock()

@@ -43,6 +43,7 @@ func (c *Conn) drain() error {
 		case ended:
 			c.trailing = len(c.trailers) > 0
 			c.complete = !c.trailing
+			c.turnAway()
 			return nil
 		}
 		if !c.sendRest() {
@@ -126,12 +127,15 @@ func (c *Conn) Read(p []byte) (int, error) {
 		}
 		switch {
 		case f != nil && left == 0 && n == 0, f != nil && c.state.Load() != stateNone:
+			c.turnAway()
 			return n, c.broken(f)
 		case end && f == nil:
 			c.complete = true
+			c.turnAway()
 			return n, io.EOF
 		case n > 0 || len(p) == 0:
 			c.sendRest()
+			c.turnAway()
 			return n, nil
 		}
 		if !c.sendRest() {

@@ -23,21 +23,21 @@ func (c *Conn) open() *fault {
 		if err != nil {
 			return &fault{reason: reason.UpstreamReset, cause: err, unsent: true, connection: true}
 		}
-		if len(b) >= frames.Enough {
-			l.wait(c.bell)
-			l.w.Await(b)
+		if !l.admit(c, len(b) >= frames.Enough) {
+			l.endWrite(b)
 			<-c.bell
 			c.mu.Lock()
 			f := c.broke()
 			c.mu.Unlock()
 			if f != nil {
+				l.unqueue(c)
 				return f
 			}
 			continue
 		}
 		id, frame, f := l.register(c)
 		if f != nil {
-			l.w.End(b)
+			l.endWrite(b)
 			return f
 		}
 		block := l.enc.Begin(l.block[:0])
@@ -57,7 +57,7 @@ func (c *Conn) open() *fault {
 		} else if !c.uploaded {
 			b = c.fillRest(b)
 		}
-		c.endWrite(b)
+		l.endWrite(b)
 		return nil
 	}
 }
@@ -84,6 +84,7 @@ func (l *link) register(c *Conn) (id uint32, frame int, f *fault) {
 		l.ending.Store(true)
 	}
 	l.streams[id] = c
+	l.moved++
 	c.window = l.initial
 	return id, l.frame, nil
 }
@@ -134,12 +135,22 @@ func (l *link) fill(b []byte, c *Conn, p []byte, end bool, bell chan struct{}) (
 		switch {
 		case c.over:
 			err = errOver
-		case m == 0 && n < len(p) || len(b) >= frames.Enough:
-			l.blocked = append(l.blocked, bell)
+			l.outLocked(c)
+		case len(b) >= frames.Enough || !l.room.turn(c):
+			l.enqueue(&l.room, c, bell)
 			m = -1
-		default:
+		case m == 0 && n < len(p) && c.window <= 0:
+			l.outLocked(c)
+			c.queued, c.stuck = true, bell
+			m = -1
+		case n < len(p) && (m == 0 || l.room.first != c && !l.share.turn(c)):
+			l.enqueue(&l.share, c, bell)
+			m = -1
+		default: // one frame, and then the others
+			l.outLocked(c)
 			l.window -= frames.Window(m)
 			c.window -= frames.Window(m)
+			l.moved++
 		}
 		l.mu.Unlock()
 		if err != nil || m < 0 {
@@ -162,11 +173,8 @@ func (l *link) send(c *Conn, p []byte, end bool, bell chan struct{}) (n int, all
 		return 0, false, err
 	}
 	b, n, err = l.fill(b, c, p, end, bell)
-	if all = err == nil && n == len(p) && (!end || c.allSent.Load()); len(b) >= frames.Enough && !all {
-		l.w.Await(b)
-	} else {
-		l.w.End(b)
-	}
+	all = err == nil && n == len(p) && (!end || c.allSent.Load())
+	l.endWrite(b)
 	return n, all, err
 }
 
@@ -202,18 +210,8 @@ func (c *Conn) sendRest() bool {
 		c.rest, c.more = nil, nil
 		return false
 	}
-	c.endWrite(c.fillRest(b))
+	c.link.endWrite(c.fillRest(b))
 	return len(c.rest)+len(c.more) < left
-}
-
-// endWrite ends what Begin has begun. Where too much waits to be sent, c's bell
-// will ring.
-func (c *Conn) endWrite(b []byte) {
-	if len(b) >= frames.Enough && len(c.rest) > 0 {
-		c.link.w.Await(b)
-	} else {
-		c.link.w.End(b)
-	}
 }
 
 // pieces are what bodies are read into to be sent.
@@ -273,9 +271,16 @@ func (c *Conn) sendTrailers(lines []byte) {
 		return
 	}
 	l.mu.Lock()
-	over, frame := c.over, l.frame
+	over, frame, answered := c.over, l.frame, c.got
 	l.mu.Unlock()
-	if !over {
+	switch {
+	case over:
+	case answered:
+		// The endpoint may have forgotten the stream. To net/http's server a head on
+		// one breaks a rule of the connection; a body does not.
+		b = frames.AppendData(b, c.id.Load(), true, nil)
+		l.sentEnd(c)
+	default:
 		block := l.enc.Begin(l.block[:0])
 		for line := range bytes.Lines(lines) {
 			name, value, _ := bytes.Cut(line, []byte(":"))
@@ -288,7 +293,7 @@ func (c *Conn) sendTrailers(lines []byte) {
 		b = frames.AppendBlock(b, c.id.Load(), true, block, frame)
 		l.sentEnd(c)
 	}
-	l.w.End(b)
+	l.endWrite(b)
 }
 
 // cutUpload ends a stream whose request's body has broken off, unless that is
