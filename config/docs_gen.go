@@ -614,6 +614,7 @@ var docs = map[string]string{
 	"plugins/ratelimit.Config.OnStoreFailure":        "With scope: global, what to do while the store does not answer within 2 ms. share: each node grants its part, the limit divided by the nodes that were alive. open: do not limit. closed: refuse with 503.",
 	"plugins/ratelimit.Config.Per":                   "The time that limit is for.",
 	"plugins/ratelimit.Config.Scope":                 "Whose limit it is: each node's own, or that of all nodes with the same node.store.redis together.",
+	"plugins/ratelimit.Config.Shared":                "With scope: global, a name for a limit that routes have in common: all that say it, with the same key and windows, are one. Default: each route's is its own.",
 	"plugins/ratelimit.Config.Windows":               "Several limits at once, instead of limit, per and burst; all must allow.",
 	"plugins/ratelimit.Window":                       "One of several limits.",
 	"plugins/ratelimit.Window.Burst":                 "Default: limit.",

@@ -18,6 +18,16 @@ func (c *limitConfig) Validate(p *problem.List) {
 	p.Check(c.Burst <= 10*c.Limit, "burst", "must be at most 10 times limit, got %d", c.Burst)
 }
 
+// quotaConfig counts where all of its name do.
+type quotaConfig struct {
+	Name string `yaml:"name" default:"default"`
+	Own  bool   `yaml:"own" default:"false"`
+}
+
+func (c *quotaConfig) Counts() (name, key string, everywhere bool) {
+	return c.Name, "name", !c.Own
+}
+
 type wafConfig struct {
 	Policy string `yaml:"policy" default:"default"`
 }
@@ -47,6 +57,7 @@ func kinds() config.Kinds {
 		"rate_limit": func() any { return new(limitConfig) },
 		"waf":        func() any { return new(wafConfig) },
 		"headers":    func() any { return new(headersConfig) },
+		"quota":      func() any { return new(quotaConfig) },
 		"jwt":        func() any { return new(tokenConfig) },
 	}
 }

@@ -30,6 +30,7 @@ func Validate(c *Config, p *problem.List) {
 	v.consumers(p)
 	v.waf(p.Under("waf"))
 	v.plugins(c.Plugins, p)
+	counters(nil, c.Plugins, func() *problem.List { return p })
 	names := slices.Sorted(maps.Keys(c.Routes))
 	for _, name := range names {
 		v.route(name, c.Routes[name], &at{list: p, keys: [2]string{"routes", name}})

@@ -13,6 +13,11 @@ func (v *validator) route(name string, r Route, a *at) {
 	}
 	if len(r.Plugins) > 0 {
 		v.plugins(r.Plugins, a.p())
+		global := v.c.Plugins
+		if r.SkipGlobalPlugins {
+			global = nil
+		}
+		counters(global, r.Plugins, a.p)
 	}
 	v.match(&r.Match, a)
 	hasBackends := len(r.Backends) > 0

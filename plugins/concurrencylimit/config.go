@@ -4,6 +4,7 @@
 package concurrencylimit
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
@@ -67,6 +68,19 @@ func (c *Config) Validate(p *problem.List) {
 		p.Check(c.Limit >= a.Min && c.Limit <= a.Max, "limit", "must be between adaptive.min (%d) and adaptive.max (%d), got %d", a.Min, a.Max, c.Limit)
 		p.Check(c.Key == "route", "adaptive", "needs key: route, because it measures the route as a whole; got key: %s", c.Key)
 	}
+}
+
+// Counts tells limits of the whole fleet that are one.
+func (c *Config) Counts() (name, key string, everywhere bool) {
+	if c.Scope == "global" {
+		name = c.place("")
+	}
+	return name, "key", false
+}
+
+// place tells the limit, as one of a route, from all others of the fleet.
+func (c *Config) place(route string) string {
+	return fmt.Sprintf("%q %q %d", route, c.key().Attributes, c.IPv6Prefix)
 }
 
 // onFailure is on_store_failure for package ratelimit.

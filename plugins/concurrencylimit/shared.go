@@ -61,7 +61,7 @@ func buildShared(c *Config, s plugins.Settings, fleet ratelimit.Fleet) (plugins.
 	}
 	var err error
 	p.slots, err = fleet.Slots(ratelimit.SlotsSettings{
-		Name:  fmt.Sprintf("%q %q %d", route, c.key().Attributes, c.IPv6Prefix),
+		Name:  c.place(route),
 		Limit: c.Limit, OnFailure: c.onFailure(),
 	})
 	if err != nil {

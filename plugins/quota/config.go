@@ -87,6 +87,11 @@ func (c *Config) Validate(p *problem.List) {
 	p.Check(len(c.Name) <= 64, "name", "must have at most 64 bytes")
 }
 
+// Counts tells quotas that are one.
+func (c *Config) Counts() (name, key string, everywhere bool) {
+	return c.Name + " " + c.TimeZone, "name", true
+}
+
 // onFailure is on_store_failure for package ratelimit.
 func (c *Config) onFailure() ratelimit.OnFailure {
 	switch c.OnStoreFailure {

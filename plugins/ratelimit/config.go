@@ -3,6 +3,7 @@
 package ratelimit
 
 import (
+	"fmt"
 	"math"
 	"strings"
 	"time"
@@ -47,6 +48,9 @@ type Config struct {
 	// the store before it goes on. leased: a node takes some units at a time and
 	// spends them by itself.
 	Mode string `yaml:"mode" enum:"exact,leased" default:"exact"`
+	// With scope: global, a name for a limit that routes have in common: all that say
+	// it, with the same key and windows, are one. Default: each route's is its own.
+	Shared string `yaml:"shared"`
 	// With scope: global, what to do while the store does not answer within 2 ms.
 	// share: each node grants its part, the limit divided by the nodes that were
 	// alive. open: do not limit. closed: refuse with 503.
@@ -87,6 +91,7 @@ func (c *Config) Validate(p *problem.List) {
 	if c.Scope == "local" {
 		p.Check(c.Mode == "exact", "mode", "is only for scope: global")
 		p.Check(c.OnStoreFailure == "share", "on_store_failure", "is only for scope: global")
+		p.Check(c.Shared == "", "shared", "is only for scope: global")
 	}
 	if c.CostFrom != nil {
 		p.Check(c.Cost == 1, "cost", "cannot be given beside cost_from")
@@ -106,6 +111,26 @@ func (c *Config) Validate(p *problem.List) {
 	}
 	p.Check(c.Name != "", "name", "must not be empty")
 	p.Check(len(c.Name) <= 64, "name", "must have at most 64 bytes")
+	p.Check(len(c.Shared) <= 64, "shared", "must have at most 64 bytes")
+}
+
+// Counts tells limits of the whole fleet that are one.
+func (c *Config) Counts() (name, key string, everywhere bool) {
+	switch {
+	case c.Scope != "global":
+		return "", "", false
+	case c.Shared != "":
+		return fmt.Sprint(c.place(""), c.windows()), "shared", true
+	}
+	return fmt.Sprint(c.place(""), c.windows()), "name", false
+}
+
+// place tells the limit, as one of a route, from all others of the fleet.
+func (c *Config) place(route string) string {
+	if c.Shared != "" {
+		return fmt.Sprintf("shared %q %q %d", c.Shared, c.key().Attributes, c.IPv6Prefix)
+	}
+	return fmt.Sprintf("%q %q %q %d", route, c.Name, c.key().Attributes, c.IPv6Prefix)
 }
 
 // windows is the limits in either form, bursts filled in.

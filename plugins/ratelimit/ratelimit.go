@@ -69,7 +69,7 @@ func build(c *Config, s plugins.Settings, fleet ratelimit.Fleet) (plugins.Instan
 	var limiter ratelimit.Limiter
 	if c.Scope == "global" && fleet != nil {
 		limiter, err = fleet.Limiter(ratelimit.SharedSettings{
-			Name: name(c, s), Windows: windows, Leased: c.Mode == "leased", OnFailure: c.onFailure(), MaxKeys: c.MaxKeys,
+			Name: c.place(s.Route.Name), Windows: windows, Leased: c.Mode == "leased", OnFailure: c.onFailure(), MaxKeys: c.MaxKeys,
 		})
 	} else {
 		limiter, err = ratelimit.NewLocal(ratelimit.Settings{Windows: windows, MaxKeys: c.MaxKeys})
@@ -78,11 +78,6 @@ func build(c *Config, s plugins.Settings, fleet ratelimit.Fleet) (plugins.Instan
 		return nil, err
 	}
 	return newPlugin(c, s, key, limiter, price, windows), nil
-}
-
-// name tells the limit from all others of the fleet.
-func name(c *Config, s plugins.Settings) string {
-	return fmt.Sprintf("%q %q %q %d", s.Route.Name, c.Name, c.key().Attributes, c.IPv6Prefix)
 }
 
 func newPlugin(c *Config, s plugins.Settings, key *attribute.Key, l ratelimit.Limiter, price *cost.Cost, windows []ratelimit.Window) plugins.Instance {

@@ -251,6 +251,7 @@ func TestBadConfig(t *testing.T) {
 		"{limit: 5, per: 1s, rate: 3}":                         "rate: ",
 		"{limit: 5, per: 1s, scope: fleet}":                    "scope: must be local or global",
 		"{limit: 5, per: 1s, mode: leased}":                    "mode: is only for scope: global",
+		"{limit: 5, per: 1s, shared: x}":                       "shared: is only for scope: global",
 		"{limit: 5, per: 1s, on_store_failure: open}":          "on_store_failure: is only for scope: global",
 		"{limit: 5, per: 1s, cost: 2, cost_from: {header: X}}": "cost: cannot be given beside cost_from",
 		"{limit: 5, per: 1s, cost_from: {header: X, max: 6}}":  "cost_from.max: 6 can never be granted; at most 5 can",
@@ -315,5 +316,43 @@ func BenchmarkAllowed(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+// TestWhichLimitsAreOne: of the fleet's, those of a route that nothing tells
+// apart, and those that say so.
+func TestWhichLimitsAreOne(t *testing.T) {
+	place := func(yaml, route string) (string, string) {
+		c := config(t, yaml)
+		name, _, everywhere := c.Counts()
+		if everywhere != (c.Shared != "") {
+			t.Errorf("%s: everywhere is %v", yaml, everywhere)
+		}
+		return name, c.place(route)
+	}
+	const one = "limit: 5, per: 1s, scope: global"
+	for _, c := range []struct {
+		other string
+		twice bool // counted twice in one chain
+	}{
+		{"{" + one + "}", true},
+		{"{" + one + ", cost: 2, mode: leased}", true},
+		{"{" + one + ", name: x}", false},
+		{"{" + one + ", key: host}", false},
+		{"{limit: 6, per: 1s, scope: global}", false},
+		{"{" + one + ", shared: x}", false},
+	} {
+		name, at := place("{"+one+"}", "r")
+		other, there := place(c.other, "s")
+		if (name == other) != c.twice || at == there {
+			t.Errorf("%s: %q and %q, %q and %q", c.other, name, other, at, there)
+		}
+	}
+	name, at := place("{"+one+", shared: x, name: a}", "r")
+	if other, there := place("{"+one+", shared: x, name: b}", "s"); name != other || at != there {
+		t.Errorf("%q and %q, %q and %q", name, other, at, there)
+	}
+	if name, _ := place("{limit: 5, per: 1s}", "r"); name != "" {
+		t.Errorf("a local limit counts in %q", name)
 	}
 }
