@@ -140,7 +140,7 @@ func (s *stream) serve(w http.ResponseWriter, r *http.Request) (complete bool) {
 	complete = s.reply(resp)
 	s.OnGone(nil)
 	if !s.dirty {
-		s.endRequest()
+		exchange.End(&s.ctx)
 	}
 	return complete
 }
@@ -158,17 +158,6 @@ func (s *stream) panicked(v any) (complete bool) {
 	}
 	defer func() { _ = recover() }() // closing what the handler left may panic again
 	s.endBody()
-	s.endRequest()
+	exchange.End(&s.ctx)
 	return complete
-}
-
-// endRequest ends the exchange. The reply's stream goes first: whoever feeds it
-// may still read the request body until then.
-func (s *stream) endRequest() {
-	_ = s.ctx.Response.CloseBodyStream() // what went wrong with it, reply has seen
-	if s.ctx.Hijacked() {
-		s.ctx.Hijack(nil)
-	}
-	s.ctx.Request.Reset() // closes the user values: the exchange ends here
-	s.ctx.Response.Reset()
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
 
 // Protocol implements exchange.Front.
@@ -74,7 +75,7 @@ func (s *stream) Inform(status int, fields []byte) error {
 		return nil
 	}
 	h := s.w.Header()
-	s.eachLine(fields, func(name, value string) { h[name] = append(h[name], value) })
+	eachLine(fields, func(name, value string) { h[name] = append(h[name], value) })
 	s.startWrite()
 	s.w.WriteHeader(status)
 	err := s.endWrite(nil)
@@ -83,23 +84,14 @@ func (s *stream) Inform(status int, fields []byte) error {
 }
 
 // eachLine cuts up complete lines "Name: value\r\n".
-func (s *stream) eachLine(lines []byte, f func(name, value string)) {
-	for len(lines) > 0 {
-		colon, end := 0, 0
-		for colon < len(lines) && lines[colon] != ':' {
-			colon++
-		}
-		for end = colon; end < len(lines) && lines[end] != '\r'; end++ {
-		}
-		if colon == len(lines) || end == len(lines) {
+func eachLine(lines []byte, f func(name, value string)) {
+	for {
+		name, value, rest, ok := wire.CutLine(lines)
+		if !ok {
 			return
 		}
-		value := lines[colon+1 : end]
-		for len(value) > 0 && (value[0] == ' ' || value[0] == '\t') {
-			value = value[1:]
-		}
-		f(http.CanonicalHeaderKey(string(lines[:colon])), string(value))
-		lines = lines[min(end+2, len(lines)):]
+		f(http.CanonicalHeaderKey(string(name)), string(value))
+		lines = rest
 	}
 }
 

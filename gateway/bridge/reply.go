@@ -26,12 +26,7 @@ func (s *stream) reply(resp *fasthttp.Response) (complete bool) {
 		return false
 	}
 	if s.impossible(resp) {
-		_ = resp.CloseBodyStream() // it is not sent
-		resp.Reset()
-		resp.Header.SetNoDefaultContentType(true)
-		resp.SetStatusCode(reason.Internal.Status)
-		resp.Header.SetContentType("application/problem+json")
-		resp.SetBodyRaw(pipeline.AppendProblem(nil, reason.Internal.Status, reason.Internal, ""))
+		pipeline.Replace(resp, reason.Internal)
 	}
 	h := s.w.Header()
 	s.putHead(h, resp)
@@ -57,7 +52,7 @@ func (s *stream) impossible(resp *fasthttp.Response) bool {
 
 // bodiless is true for replies that end with their head whatever it says.
 func (s *stream) bodiless(status int) bool {
-	return status == 204 || status == 304 || s.r.Method == http.MethodHead
+	return wire.Bodiless(status, s.r.Method == http.MethodHead)
 }
 
 // putHead fills the server's header map, without the length.
@@ -130,16 +125,7 @@ func (s *stream) sendBytes(h http.Header, resp *fasthttp.Response, streamed bool
 	status := resp.StatusCode()
 	length := len(content)
 	if s.bodiless(status) {
-		// What a GET would have said, where it is known.
-		announced := resp.Header.ContentLength()
-		switch {
-		case status == 204, status == 304 && announced <= 0:
-			length = -1
-		case length == 0 && announced > 0:
-			length = announced
-		case length == 0 && (announced < 0 || streamed):
-			length = announced
-		}
+		length = wire.BodilessLength(resp, length, streamed)
 		content = nil
 	}
 	if length >= 0 {
@@ -222,7 +208,7 @@ func (s *stream) sendStream(h http.Header, resp *fasthttp.Response, from io.Read
 // given beyond the end of the request.
 func (s *stream) putTrailers(h http.Header, resp *fasthttp.Response) {
 	if len(s.trailers) > 0 {
-		s.eachLine(s.trailers, func(name, value string) {
+		eachLine(s.trailers, func(name, value string) {
 			k := http.TrailerPrefix + name
 			h[k] = append(h[k], value)
 		})

@@ -1,11 +1,15 @@
 package exchange
 
-import "net"
+import (
+	"net"
 
-// Front is what the protocol a request came by (HTTP/1, later the HTTP/2 and
-// HTTP/3 bridge) offers beyond the fasthttp request and response. All byte
-// slices are borrowed: valid until the reply is written. Methods are called by
-// the request's own goroutine unless said otherwise.
+	"github.com/valyala/fasthttp"
+)
+
+// Front is what the protocol a request came by (h1, h2, or bridge for HTTP/3)
+// offers beyond the fasthttp request and response. All byte slices are borrowed:
+// valid until the reply is written. Methods are called by the request's own
+// goroutine unless said otherwise.
 type Front interface {
 	// Protocol is "HTTP/1.0", "HTTP/1.1", "HTTP/2.0" or "HTTP/3.0".
 	Protocol() string
@@ -62,6 +66,18 @@ type Front interface {
 	RequestBytes() int64
 	// Cut makes the front end the connection without completing the reply.
 	Cut()
+}
+
+// End ends the request and its exchange, once a front has sent the reply. The
+// reply's stream goes first: whoever feeds it may still read the request body
+// until then.
+func End(ctx *fasthttp.RequestCtx) {
+	_ = ctx.Response.CloseBodyStream() // what went wrong with it, the front has seen
+	if ctx.Hijacked() {
+		ctx.Hijack(nil)
+	}
+	ctx.Request.Reset() // closes the user values: the exchange ends here
+	ctx.Response.Reset()
 }
 
 // Drainer is a front whose server can be shut down around a tunnel.

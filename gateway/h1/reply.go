@@ -23,12 +23,7 @@ func (c *conn) reply(resp *fasthttp.Response) (keep bool) {
 	}
 	if c.impossible(resp) {
 		c.upgrade = nil
-		_ = resp.CloseBodyStream() // it is not sent
-		resp.Reset()
-		resp.Header.SetNoDefaultContentType(true)
-		resp.SetStatusCode(reason.Internal.Status)
-		resp.Header.SetContentType("application/problem+json")
-		resp.SetBodyRaw(pipeline.AppendProblem(nil, reason.Internal.Status, reason.Internal, ""))
+		pipeline.Replace(resp, reason.Internal)
 		resp.SetConnectionClose()
 	}
 	h := &c.s.head
@@ -90,7 +85,7 @@ func (c *conn) impossible(resp *fasthttp.Response) bool {
 
 // bodiless is true for replies that end with their head whatever it says.
 func (c *conn) bodiless(status int) bool {
-	return status == 204 || status == 304 || string(c.s.head.Method) == "HEAD"
+	return wire.Bodiless(status, string(c.s.head.Method) == "HEAD")
 }
 
 // appendHead appends status line and fields, without framing and connection
@@ -123,19 +118,9 @@ func (c *conn) sendBytes(resp *fasthttp.Response, stream io.Reader, o []byte) bo
 	if stream == nil {
 		body = resp.Body()
 	}
-	status := resp.StatusCode()
 	length := len(body)
-	if none := c.bodiless(status); none {
-		// What a GET would have said, where it is known.
-		announced := resp.Header.ContentLength()
-		switch {
-		case status == 204, status == 304 && announced <= 0:
-			length = -1
-		case length == 0 && announced > 0:
-			length = announced
-		case length == 0 && (announced < 0 || stream != nil):
-			length = announced
-		}
+	if c.bodiless(resp.StatusCode()) {
+		length = wire.BodilessLength(resp, length, stream != nil)
 		body = nil
 	}
 	if length >= 0 {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
@@ -72,23 +73,11 @@ func (c *conn) handle() (keep bool) {
 	if c.upgrade != nil {
 		return false // the request goes on as a tunnel
 	}
-	c.endRequest()
+	exchange.End(&c.s.ctx)
 	if keep {
 		c.readBy.Store(c.srv.clock.After(c.settings.IdleTimeout))
 	}
 	return keep
-}
-
-// endRequest ends the exchange. The reply's stream goes first: whoever feeds it
-// may still read the request body until then.
-func (c *conn) endRequest() {
-	ctx := &c.s.ctx
-	_ = ctx.Response.CloseBodyStream() // what went wrong with it, reply has seen
-	if ctx.Hijacked() {
-		ctx.Hijack(nil)
-	}
-	ctx.Request.Reset() // closes the user values: the exchange ends here
-	ctx.Response.Reset()
 }
 
 // fill makes the fasthttp request of the head.
@@ -287,6 +276,6 @@ func (c *conn) panicked(v any) {
 	if c.s != nil {
 		defer func() { _ = recover() }() // closing what the handler left may panic again
 		c.endBody()
-		c.endRequest()
+		exchange.End(&c.s.ctx)
 	}
 }

@@ -25,7 +25,7 @@ func (c *conn) tunnel() {
 	c.OnGone(nil)
 	c.OnDrain(nil)
 	c.r, c.w = 0, 0
-	c.endRequest()
+	exchange.End(&c.s.ctx)
 	c.endBody()
 }
 

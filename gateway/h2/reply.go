@@ -21,12 +21,7 @@ func (s *stream) reply(resp *fasthttp.Response) (complete bool) {
 		return false
 	}
 	if status := resp.StatusCode(); status < 200 || status > lastStatus || s.ctx.Hijacked() {
-		_ = resp.CloseBodyStream() // it is not sent
-		resp.Reset()
-		resp.Header.SetNoDefaultContentType(true)
-		resp.SetStatusCode(reason.Internal.Status)
-		resp.Header.SetContentType("application/problem+json")
-		resp.SetBodyRaw(pipeline.AppendProblem(nil, reason.Internal.Status, reason.Internal, ""))
+		pipeline.Replace(resp, reason.Internal)
 	}
 	stream := resp.BodyStream()
 	if stream == nil || s.bodiless(resp.StatusCode()) {
@@ -41,7 +36,7 @@ func (s *stream) reply(resp *fasthttp.Response) (complete bool) {
 }
 
 // bodiless is true for replies that end with their head whatever it says.
-func (s *stream) bodiless(status int) bool { return status == 204 || status == 304 || s.nothing }
+func (s *stream) bodiless(status int) bool { return wire.Bodiless(status, s.nothing) }
 
 // beginBlock begins the fields of a reply. c.mu is held until they are sent.
 func (s *stream) beginBlock(status int) {
@@ -64,22 +59,13 @@ func (s *stream) field(name, value []byte) {
 
 // lines adds complete lines "Name: value\r\n".
 func (s *stream) lines(lines []byte) {
-	for len(lines) > 0 {
-		colon, end := 0, 0
-		for colon < len(lines) && lines[colon] != ':' {
-			colon++
-		}
-		for end = colon; end < len(lines) && lines[end] != '\r'; end++ {
-		}
-		if colon == len(lines) || end == len(lines) {
+	for {
+		name, value, rest, ok := wire.CutLine(lines)
+		if !ok {
 			return
 		}
-		value := lines[colon+1 : end]
-		for len(value) > 0 && (value[0] == ' ' || value[0] == '\t') {
-			value = value[1:]
-		}
-		s.field(lines[:colon], value)
-		lines = lines[min(end+2, len(lines)):]
+		s.field(name, value)
+		lines = rest
 	}
 }
 
@@ -118,20 +104,10 @@ func (s *stream) sendBytes(resp *fasthttp.Response, streamed bool) bool {
 	if !streamed {
 		content = resp.Body()
 	}
-	status := resp.StatusCode()
 	length := len(content)
-	bodiless := s.bodiless(status)
+	bodiless := s.bodiless(resp.StatusCode())
 	if bodiless {
-		// What a GET would have said, where it is known.
-		announced := resp.Header.ContentLength()
-		switch {
-		case status == 204, status == 304 && announced <= 0:
-			length = -1
-		case length == 0 && announced > 0:
-			length = announced
-		case length == 0 && (announced < 0 || streamed):
-			length = announced
-		}
+		length = wire.BodilessLength(resp, length, streamed)
 		content = nil
 	}
 	trailers := !bodiless && s.hasTrailers(resp)

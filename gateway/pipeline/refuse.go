@@ -81,6 +81,16 @@ func writeRefusal(ctx *fasthttp.RequestCtx, e *exchange.Exchange, f *reason.Refu
 	e.Scratch = e.Scratch[:at]
 }
 
+// Replace makes a reply that cannot be sent one that says why.
+func Replace(resp *fasthttp.Response, why *reason.Reason) {
+	_ = resp.CloseBodyStream() // it is not sent
+	resp.Reset()
+	resp.Header.SetNoDefaultContentType(true)
+	resp.SetStatusCode(why.Status)
+	resp.Header.SetContentType("application/problem+json")
+	resp.SetBodyRaw(AppendProblem(nil, why.Status, why, ""))
+}
+
 // AppendProblem appends the RFC 9457 document of a refusal. Only the reason's
 // own words are in it: no cause, nothing the client sent but its request ID.
 func AppendProblem(dst []byte, code int, r *reason.Reason, requestID string) []byte {
