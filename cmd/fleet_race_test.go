@@ -20,7 +20,7 @@ import (
 func twoControlNodes(t *testing.T) [2]*fleetNode {
 	t.Helper()
 	server := redistest.Start(t)
-	where := fmt.Sprintf("  store: { redis: { addresses: [%q] } }\n", server.Address)
+	where := fmt.Sprintf("  store: { redis: { addresses: [%q], timeout: 1m } }\n", server.Address)
 	dirs := [2]string{t.TempDir(), t.TempDir()}
 	first := newFleetNode(t, dirs[0], "a", where) // makes its key
 	key := first.fleet.key

@@ -14,6 +14,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/control/fleet"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 	"github.com/gatehouse-proxy/gatehouse/control/store/redis/redistest"
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket/sockettest"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
 )
 
@@ -99,14 +100,15 @@ func (n *fleetNode) says(want string) {
 // eventually waits until ok says nothing more.
 func eventually(t *testing.T, what string, ok func() string) {
 	t.Helper()
-	var why string
-	for range 400 {
-		if why = ok(); why == "" {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		why := ok()
+		if why == "" {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
+		if time.Now().After(end) {
+			t.Fatalf("%s: %s", what, why)
+		}
 	}
-	t.Fatalf("%s: %s", what, why)
 }
 
 func shared(body string) string {
@@ -200,7 +202,7 @@ func TestAnInvalidConfigIsNotPublished(t *testing.T) {
 
 func TestAFleetRunsOneConfigAndRefusesItTogether(t *testing.T) {
 	server := redistest.Start(t)
-	where := fmt.Sprintf("  store: { redis: { addresses: [%q] } }\n", server.Address)
+	where := fmt.Sprintf("  store: { redis: { addresses: [%q], timeout: 1m } }\n", server.Address)
 	a := newFleetNode(t, t.TempDir(), "a", where)
 	b := newFleetNode(t, t.TempDir(), "b", where+fmt.Sprintf("  control: { enabled: false, trusted_keys: [%q] }\n", a.fleet.key))
 	c := newFleetNode(t, t.TempDir(), "c", where+fmt.Sprintf("  control: { trusted_keys: [%q] }\n", a.fleet.key))
@@ -289,18 +291,11 @@ func TestTheStoreSpeaksTLS(t *testing.T) {
 	tlstest.Write(t, in("other.pem"), tlstest.NewAuthority(t).PEM())
 	ca.Issue(t, tlstest.Request{Names: []string{"redis.test"}}).Write(t, in("redis.crt"), in("redis.key"))
 	ca.Issue(t, tlstest.Request{Names: []string{"node.test"}}).Write(t, in("node.crt"), in("node.key"))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil { // Redis wants to be told a port
-		t.Fatal(err)
-	}
+	address := sockettest.Reserve(t) // Redis wants to be told a port
 	_, port, _ := net.SplitHostPort(address)
 	redistest.Start(t, "--tls-port", port, "--tls-cert-file", in("redis.crt"), "--tls-key-file", in("redis.key"), "--tls-ca-cert-file", in("ca.pem"))
 	node := func(tls string) *fleetNode {
-		return newFleetNode(t, dir, "n1", fmt.Sprintf("  store: { redis: { addresses: [%q], tls: { %s } } }\n", address, tls))
+		return newFleetNode(t, dir, "n1", fmt.Sprintf("  store: { redis: { addresses: [%q], timeout: 1m, tls: { %s } } }\n", address, tls))
 	}
 	const ours = "cert_file: node.crt, key_file: node.key"
 	n := node("ca_file: ca.pem, server_name: redis.test, " + ours)
@@ -314,9 +309,12 @@ func TestTheStoreSpeaksTLS(t *testing.T) {
 		"ca_file: ca.pem, server_name: redis.test":              "certificate required",
 	} {
 		n := node(tls)
-		if s := n.fleet.follower.Status(); s.Store.Up || !s.FromDisk || !strings.Contains(s.Store.Error, want) {
-			t.Errorf("%s: %+v", tls, s)
-		}
+		eventually(t, "the store is away: "+tls, func() string { // the start may not have waited for the reason
+			if s := n.fleet.follower.Status(); s.Store.Up || !s.FromDisk || !strings.Contains(s.Store.Error, want) {
+				return fmt.Sprintf("%+v", s)
+			}
+			return ""
+		})
 		n.says("one")
 		n.end()
 	}
@@ -326,7 +324,12 @@ func TestTheStoreSpeaksTLS(t *testing.T) {
 func TestPublishingWithoutAStore(t *testing.T) {
 	server := redistest.Start(t)
 	n := newFleetNode(t, t.TempDir(), "n1", fmt.Sprintf("  store: { redis: { addresses: [%q], timeout: 200ms } }\n", server.Address))
-	n.apply(shared("one"))
+	eventually(t, "it can be published", func() string { // within the time that is too short for a store that hangs
+		if r := n.run("apply", "-c", file(t, shared("one")), "-m", "x"); r.code != 0 {
+			return r.err
+		}
+		return ""
+	})
 	server.Pause(t)
 	r := n.run("apply", "-c", file(t, shared("two")), "-m", "x")
 	if r.code != 1 || !strings.HasPrefix(r.err, "gatehouse: store: ") {

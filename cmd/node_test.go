@@ -72,7 +72,7 @@ routes:
   app: { match: { path: /app }, backends: [{ upstream: app }] }
 `
 
-var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 
 func get(t *testing.T, a net.Addr, path string) (int, string) {
 	t.Helper()
@@ -166,7 +166,7 @@ func TestASecondSignalEndsTheWaiting(t *testing.T) {
 	go func() { ended <- n.follow(signals) }()
 	signals <- syscall.SIGTERM
 	signals <- syscall.SIGHUP // no reason to hurry
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		code, body := get(t, n.admin.Addr(), "/readyz")
 		if code == 503 && strings.Contains(body, "draining") {
 			break

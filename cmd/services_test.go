@@ -44,7 +44,7 @@ func TestServicesOfANode(t *testing.T) {
 	answers := func(want int) {
 		t.Helper()
 		got := 0
-		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			resp, err := client.Get(web)
 			if err != nil {
 				t.Fatal(err)

@@ -27,12 +27,12 @@ func TestStatusOfARunningNode(t *testing.T) {
 	}
 	defer n.close(context.Background())
 	server, dir := n.admin.Addr().String(), filepath.Join(filepath.Dir(path), "data")
-	for range 100 { // until it has been probed
-		if s := n.status(); s.Upstreams["app"].Endpoints[0].Health == "unhealthy" {
-			break
+	eventually(t, "it has been probed", func() string {
+		if h := n.status().Upstreams["app"].Endpoints[0].Health; h != "unhealthy" {
+			return h
 		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		return ""
+	})
 	r := run(t, "", "status", "--server", server, "--data-dir", dir)
 	if r.code != 1 || r.err != "" || !strings.Contains(r.out, "node n1, zone z1\n") ||
 		!strings.Contains(r.out, "listeners    web 127.0.0.1:") || !strings.Contains(r.out, "upstream app: none of its endpoints can be used") {

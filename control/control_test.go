@@ -144,7 +144,7 @@ func (n *node) get(path string, fields ...string) (int, string) {
 	return r.StatusCode, string(b)
 }
 
-var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 
 func (n *node) want(body string) {
 	n.t.Helper()
@@ -384,9 +384,9 @@ func TestWatchedFilesAreFollowed(t *testing.T) {
 // until waits for what another goroutine will do.
 func until(t *testing.T, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("it did not happen within 10 s")
+			t.Fatal("it did not happen within a minute")
 		}
 	}
 }

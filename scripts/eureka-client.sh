@@ -5,6 +5,8 @@ set -euo pipefail
 into=$1
 from=$(cd "$(dirname "$0")/../test/e2e/testdata/eureka-client" && pwd)
 mkdir -p "$into"
+exec 9>"$into/.lock"
+flock 9 # others may be about to do the same
 if cmp -s "$from/package-lock.json" "$into/package-lock.json" && [[ -e $into/node_modules/.package-lock.json ]]; then
 	exit 0
 fi

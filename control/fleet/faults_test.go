@@ -24,7 +24,7 @@ func afterwards(t *testing.T, nodes []*member, text string) {
 	t.Helper()
 	var r *store.Revision
 	eventually(t, "something can be published", func() (err error) {
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		r, err = nodes[0].Publish(ctx, fleet.Draft{Data: pack(t, text), Message: "why"})
 		return err
@@ -42,7 +42,7 @@ func afterwards(t *testing.T, nodes []*member, text string) {
 // cannotPublish wants publishing to fail, for a reason that is named.
 func (m *member) cannotPublish(why string) {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(m.t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
 	defer cancel()
 	_, err := m.Publish(ctx, fleet.Draft{Data: pack(m.t, "never"), Message: "why"})
 	if err == nil || !strings.Contains(err.Error(), why) || errors.Is(err, store.ErrConflict) {
@@ -53,6 +53,7 @@ func (m *member) cannotPublish(why string) {
 // Redis answers what is read and refuses what is written: nodes run on, nothing
 // is half published, and it is said.
 func TestAStoreThatCannotBeWrittenTo(t *testing.T) {
+	t.Parallel()
 	server, list := three(t)
 	nodes := list[:]
 	nodes[0].publish("one")
@@ -87,6 +88,7 @@ func TestAPasswordThatIsChanged(t *testing.T) {
 	a := join(t, "a", connect(t, server, user), options{poll: often})
 	b := join(t, "b", connect(t, server, user), options{poll: often, gateway: true, trusted: revision.Keyring{a.key.Public()}})
 	a.publish("one")
+	a.runs(1, "one")
 	b.runs(1, "one")
 	server.Do(t, "ACL", "SETUSER", "gate", "resetpass", ">other")
 	server.Do(t, "CLIENT", "KILL", "USER", "gate")
@@ -111,6 +113,7 @@ func TestAPasswordThatIsChanged(t *testing.T) {
 
 // Each of our keys replaced by each other type, and by texts that are not ours.
 func TestForeignDataUnderEveryKey(t *testing.T) {
+	t.Parallel()
 	server, list := three(t)
 	nodes := list[:]
 	a := nodes[0]
@@ -210,7 +213,7 @@ func TestClocksThatDiffer(t *testing.T) {
 		return err
 	})
 	for i, from := range []*member{a, c, a, c} {
-		got, err := from.Apply(t.Context(), fleet.Draft{Data: pack(t, fmt.Sprint("v", i)), Message: "why"}, 20*time.Second, true)
+		got, err := from.Apply(t.Context(), fleet.Draft{Data: pack(t, fmt.Sprint("v", i)), Message: "why"}, time.Minute, true)
 		if err != nil || len(got.Outcome.Running) != 3 {
 			t.Fatalf("%+v, %v", got, err)
 		}
@@ -288,6 +291,7 @@ func TestANodeThatIsGoneForAnHour(t *testing.T) {
 // A Cluster whose primary of the revisions dies costs neither a revision nor a
 // restart.
 func TestAFailoverInACluster(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartClusterWithReplicas(t)
 	open := func() store.Store {
 		return connect(t, c.Primaries[0], func(r *redis.Settings) { r.Cluster, r.Addresses = true, c.Addresses() })

@@ -101,7 +101,7 @@ func settings(t *testing.T, how string, sockets ...socket.Socket) Settings {
 }
 
 func patience(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Second, errors.New("it was not ready in time"))
+	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("it was not ready in time"))
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -137,13 +137,13 @@ func TestHandover(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	_ = client.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = client.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(client, "hello"); err != nil {
 		t.Fatal(err)
 	}
 	// Before Go it reads none: this one is still ours.
 	b := make([]byte, 100)
-	_ = u.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = u.SetDeadline(time.Now().Add(time.Minute))
 	if n, err := u.Read(b); err != nil || string(b[:n]) != "hello" {
 		t.Fatalf("%q, %v", b[:n], err)
 	}
@@ -163,7 +163,7 @@ func TestHandover(t *testing.T) {
 		t.Fatalf("nobody listens: %v", err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	if text, err := io.ReadAll(c); err != nil || string(text) != "1 unused, state {Live:true Succeeded:2 Failed:0}" {
 		t.Errorf("%q, %v", text, err)
 	}

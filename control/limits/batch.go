@@ -14,8 +14,8 @@ const (
 	maxFlights = 4
 	// maxBatch bounds one round trip.
 	maxBatch = 512
-	// patience is how long an answer is of any use: what it says was taken is
-	// still noted when nobody waits any more.
+	// patience is how long an answer is of any use, if the deadline is not longer:
+	// what it says was taken is still noted when nobody waits any more.
 	patience = 500 * time.Millisecond
 )
 
@@ -117,7 +117,7 @@ func (b *batcher[Q, A]) fly() {
 
 func (b *batcher[Q, A]) send(x *batch[Q, A]) {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), max(patience, b.deadline))
 	answers, err := b.ask(ctx, x.questions)
 	cancel()
 	took := time.Since(began)

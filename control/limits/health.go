@@ -133,7 +133,7 @@ func (h *health) watch(ctx context.Context) {
 
 // probe is nil if the store is back.
 func (h *health) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, max(patience, h.deadline))
 	defer cancel()
 	began := time.Now()
 	_, err := h.store.Take(ctx, []store.Take{{Key: "probe", Buckets: []store.Bucket{{Interval: time.Millisecond, Burst: 1000}}, Cost: 1}})

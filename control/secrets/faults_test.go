@@ -137,7 +137,7 @@ func TestRedisIsKilledInTheMiddle(t *testing.T) {
 func TestRedisHangsInTheMiddle(t *testing.T) {
 	t.Parallel()
 	w := newTown(t, redistest.Start(t))
-	w.lease = 2 * time.Second
+	w.lease, w.hangs = 2*time.Second, 500*time.Millisecond
 	a, b, release := w.ordering()
 	w.redis.Pause(t)
 	a.says("a lock could not be renewed in time; its order is given up")

@@ -123,6 +123,7 @@ type town struct {
 	redis  *redistest.Server
 	prefix string
 	lease  time.Duration // longer than any delay of a busy machine, but where it is to end
+	hangs  time.Duration // what is silent for so long hangs; as long, but where it does
 	nodes  []*node
 }
 
@@ -130,7 +131,7 @@ var towns atomic.Int64
 
 func newTown(t *testing.T, server *redistest.Server) *town {
 	t.Helper()
-	return &town{t: t, ca: acmetest.New(t, acmetest.Settings{}), redis: server, prefix: fmt.Sprint("t", towns.Add(1)), lease: 15 * time.Second}
+	return &town{t: t, ca: acmetest.New(t, acmetest.Settings{}), redis: server, prefix: fmt.Sprint("t", towns.Add(1)), lease: 15 * time.Second, hangs: 30 * time.Second}
 }
 
 // node is one of several in this process.
@@ -173,7 +174,7 @@ func (w *town) join(o options) *node {
 	n := &node{t: t, dir: o.dir, log: &logbook{}}
 	name := fmt.Sprint("n", len(w.nodes))
 	log := slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	n.cable = &cable{Store: redis.New(redis.Settings{Addresses: []string{w.redis.Address}, Prefix: w.prefix, Timeout: 500 * time.Millisecond})}
+	n.cable = &cable{Store: redis.New(redis.Settings{Addresses: []string{w.redis.Address}, Prefix: w.prefix, Timeout: w.hangs})}
 	n.shared = secrets.New(secrets.Settings{
 		Store: n.cable, Key: key(t, o.secret), Node: name, Lease: w.lease, Spread: time.Second, Log: log,
 		Live: func(context.Context) ([]string, error) {
@@ -239,7 +240,7 @@ func (n *node) tls() string {
 		n.t.Fatal(err)
 	}
 	term := tlsterm.New(tlsterm.Settings{
-		Listener: "web", Certificates: []tlsterm.CertSource{n.source}, MinVersion: tls.VersionTLS12, HandshakeTimeout: 5 * time.Second,
+		Listener: "web", Certificates: []tlsterm.CertSource{n.source}, MinVersion: tls.VersionTLS12, HandshakeTimeout: time.Minute,
 		Changes: &n.changes, Log: slog.New(slog.DiscardHandler), Challenge: n.Challenges().TLS,
 	})
 	var wg sync.WaitGroup
@@ -262,10 +263,10 @@ func (n *node) tls() string {
 	return l.Addr().String()
 }
 
-// eventually waits until ok, for up to thirty seconds.
+// eventually waits until ok, for up to a minute.
 func eventually(t *testing.T, what string, ok func() error) {
 	t.Helper()
-	end := time.Now().Add(30 * time.Second)
+	end := time.Now().Add(time.Minute)
 	for {
 		err := ok()
 		if err == nil {

@@ -28,7 +28,7 @@ func manager(t *testing.T, path string) (hear func() string) {
 	return func() string {
 		t.Helper()
 		b := make([]byte, 1000)
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		n, err := c.Read(b)
 		if err != nil {
 			t.Fatal(err)

@@ -38,7 +38,7 @@ func Start(t testing.TB, s upstream.Source) *Run {
 		cancel()
 		select {
 		case <-done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("the source does not end")
 		}
 	})

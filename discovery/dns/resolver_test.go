@@ -2,8 +2,10 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -154,20 +156,25 @@ func TestServerResolverServices(t *testing.T) {
 // A server that never answers does not hold a lookup beyond its context: Retire
 // waits for it.
 func TestServerResolverIsCancelled(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var asked atomic.Int32
-	server := nameServer(t, func(dns.ResponseWriter, *dns.Msg) {
-		asked.Add(1)
-		cancel()
-	})
-	began := time.Now()
-	_, err := newResolver(server).addresses(ctx, "silent.test")
-	if err == nil || asked.Load() != 1 {
-		t.Errorf("asked %d times: %v", asked.Load(), err)
+	once := func() error {
+		ctx, cancel := context.WithCancel(context.Background())
+		var asked atomic.Int32
+		server := nameServer(t, func(dns.ResponseWriter, *dns.Msg) {
+			asked.Add(1)
+			cancel()
+		})
+		_, err := newResolver(server).addresses(ctx, "silent.test")
+		if err == nil || asked.Load() != 1 {
+			t.Errorf("asked %d times: %v", asked.Load(), err)
+		}
+		return err
 	}
-	if took := time.Since(began); took > 1900*time.Millisecond { // its own timeout is 2 s
-		t.Errorf("took %v", took)
+	for range 5 { // on a busy machine its own timeout, of 2 s, may be over before it is told
+		if !errors.Is(once(), os.ErrDeadlineExceeded) {
+			return
+		}
 	}
+	t.Error("it waits for its own timeout")
 }
 
 func TestSystemResolver(t *testing.T) {

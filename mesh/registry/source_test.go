@@ -37,7 +37,7 @@ func TestInstancesAreEndpoints(t *testing.T) {
 		return func(want string) {
 			t.Helper()
 			var got string
-			for end := time.After(20 * time.Second); got != want; {
+			for end := time.After(time.Minute); got != want; {
 				select {
 				case x := <-reports:
 					var list []string

@@ -46,7 +46,7 @@ func (n *acmeNode) text(challenge string, hosts ...string) string {
   data_dir: %s
   admin: { address: %q }
   access_log: { path: %s }
-  drain: { timeout: 5s }
+  drain: { timeout: 30s }
 certificates:
   shop:
     acme: { hosts: [%s], accept_terms: true, directory: %q, ca_file: ca.pem, challenges: [%s] }
@@ -61,7 +61,7 @@ routes:
 
 // meet makes a handshake as a client who trusts the authority.
 func (n *acmeNode) meet(name string) error {
-	d := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second}, Config: &tls.Config{ServerName: name, RootCAs: n.ca.Roots()}}
+	d := &tls.Dialer{NetDialer: &net.Dialer{Timeout: time.Minute}, Config: &tls.Config{ServerName: name, RootCAs: n.ca.Roots()}}
 	c, err := d.DialContext(n.t.Context(), "tcp", n.secure)
 	if err != nil {
 		return err

@@ -117,7 +117,8 @@ func newMachines(t *testing.T, edits ...string) *machines {
 	m.redis = redistest.Start(t, "--requirepass", m.password)
 	names := []string{"node-1", "node-2", "node-3", "balancer", "users", "orders"}
 	m.changes = strings.NewReplacer(edits...)
-	places := []string{"redis:6379", m.redis.Address, "/secrets/", m.secrets + "/", "10.0.0.0/8", "127.0.0.0/8", "port: 9901", "port: " + m.admin}
+	// A busy machine may be silent for longer than a store of users should.
+	places := []string{`["redis:6379"],`, `["` + m.redis.Address + `"], timeout: 1m,`, "/secrets/", m.secrets + "/", "10.0.0.0/8", "127.0.0.0/8", "port: 9901", "port: " + m.admin}
 	for i, name := range names {
 		m.hosts[name] = fmt.Sprint(m.net, i+1)
 		places = append(places, name+":8080", m.hosts[name]+":"+m.data, name+":9901", m.hosts[name]+":"+m.admin)

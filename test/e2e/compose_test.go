@@ -143,13 +143,9 @@ func answersWith(u, want string) error {
 // eventually waits for what no process of ours has to do with.
 func eventually(t *testing.T, what string, ok func() error) {
 	t.Helper()
-	var err error
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
-		if err = ok(); err == nil {
-			return
-		}
+	if err := awaited(ok, nil); err != nil {
+		t.Fatalf("%s: %v", what, err)
 	}
-	t.Fatalf("%s: %v", what, err)
 }
 
 // TestComposeAsProcesses runs the same config files as plain processes: requests
@@ -172,7 +168,7 @@ func TestComposeAsProcesses(t *testing.T) {
 		}
 		return nil
 	})
-	code, out, errs := m.publish("5s")
+	code, out, errs := m.publish("1m")
 	if code != 0 || !strings.Contains(out, "live on node-1, node-2\n") {
 		t.Fatalf("code %d\n%s%s", code, out, errs)
 	}

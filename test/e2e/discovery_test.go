@@ -79,7 +79,13 @@ func TestDiscovery(t *testing.T) {
 		"--srv-host=_http._tcp.users.example,c.test,"+port(three)+",20,1")
 	fake := &consulFake{changed: make(chan struct{})}
 	fake.set(one)
-	consul := httptest.NewServer(fake)
+	consul := httptest.NewUnstartedServer(fake)
+	consul.Listener.Close()
+	var err error
+	if consul.Listener, err = net.Listen("tcp", freeAddress(t)); err != nil { // nobody else's, when it is down
+		t.Fatal(err)
+	}
+	consul.Start()
 	down := sync.OnceFunc(func() { consul.CloseClientConnections(); consul.Listener.Close(); consul.CloseClientConnections() })
 	t.Cleanup(down)
 

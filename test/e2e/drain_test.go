@@ -32,7 +32,10 @@ func TestStopTellsTunnels(t *testing.T) {
 		_, _ = io.Copy(io.Discard, r) // until the client's direction ends
 		_, _ = io.WriteString(c, "goodbye")
 	}()
-	g := start(t, fmt.Sprintf(oneRoute, l.Addr(), 1))
+	g := prepare(t, fmt.Sprintf(oneRoute, l.Addr(), 1))
+	g.writeRaw(strings.Replace(g.text(fmt.Sprintf(oneRoute, l.Addr(), 1)), "drain: { timeout: 30s }", "drain: { timeout: 8s }", 1)) // it is told after half of that
+	g.run()
+	g.waitReady()
 	c, err := net.Dial("tcp", g.web)
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ func (g *gatehouse) busy() (stop func() (int64, error)) {
 	var failed atomic.Pointer[error]
 	end := make(chan struct{})
 	var done sync.WaitGroup
-	c := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
+	c := &http.Client{Transport: &http.Transport{}, Timeout: time.Minute}
 	done.Go(func() {
 		defer c.CloseIdleConnections()
 		for {
@@ -60,7 +60,7 @@ func (g *gatehouse) busy() (stop func() (int64, error)) {
 // takes what is published without having been restarted.
 func TestFaultsOfTheStoreCostNoRequest(t *testing.T) {
 	server := redistest.Start(t)
-	a := fleetNode(t, "a", server.Address, "enabled: true")
+	a := fleetNode(t, "a", server.Address, "enabled: true", "")
 	var key string
 	a.eventually("it shows its key", func() error {
 		_, out, errs := a.cli("status")
@@ -72,7 +72,7 @@ func TestFaultsOfTheStoreCostNoRequest(t *testing.T) {
 		return nil
 	})
 	trusting := fmt.Sprintf("enabled: false, trusted_keys: [%q]", key)
-	nodes := []*gatehouse{a, fleetNode(t, "b", server.Address, trusting), fleetNode(t, "c", server.Address, trusting)}
+	nodes := []*gatehouse{a, fleetNode(t, "b", server.Address, trusting, ""), fleetNode(t, "c", server.Address, trusting, "")}
 	shared := filepath.Join(t.TempDir(), "shared.yaml")
 	apply := func(text string) (int, string, string) {
 		t.Helper()

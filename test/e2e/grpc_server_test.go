@@ -32,6 +32,7 @@ type rpcServer struct {
 	mu    sync.Mutex
 	left  []time.Duration // what was left of the caller's time, for each call
 	ended chan error      // how hanging calls ended
+	next  chan struct{}   // the test wants one more message
 }
 
 func newRPCServer(t *testing.T, name string) *rpcServer {
@@ -40,7 +41,7 @@ func newRPCServer(t *testing.T, name string) *rpcServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &rpcServer{addr: l.Addr().String(), name: name, ended: make(chan error, 100)}
+	s := &rpcServer{addr: l.Addr().String(), name: name, ended: make(chan error, 100), next: make(chan struct{}, 1)}
 	srv := grpc.NewServer()
 	pb.RegisterTestServiceServer(srv, s)
 	var serving sync.WaitGroup
@@ -92,13 +93,21 @@ func (s *rpcServer) UnaryCall(ctx context.Context, in *pb.SimpleRequest) (*pb.Si
 	return &pb.SimpleResponse{Username: s.name, Payload: in.GetPayload()}, nil
 }
 
-// StreamingOutputCall sends as many messages as are asked for, at their intervals.
+// StreamingOutputCall sends as many messages as are asked for. After one with an
+// interval it waits until the test wants the next.
 func (s *rpcServer) StreamingOutputCall(in *pb.StreamingOutputCallRequest, out pb.TestService_StreamingOutputCallServer) error {
 	for i, p := range in.GetResponseParameters() {
 		if err := out.Send(&pb.StreamingOutputCallResponse{Payload: &pb.Payload{Body: fmt.Appendf(nil, "message %d", i)}}); err != nil {
 			return err
 		}
-		time.Sleep(time.Duration(p.GetIntervalUs()) * time.Microsecond)
+		if p.GetIntervalUs() == 0 {
+			continue
+		}
+		select {
+		case <-s.next:
+		case <-out.Context().Done():
+			return out.Context().Err()
+		}
 	}
 	return s.begin(out.Context())
 }
@@ -150,7 +159,7 @@ func (g *gatehouse) rpcClient() pb.TestServiceClient {
 
 // with is a context with metadata that ends long after the test should have.
 func with(t *testing.T, pairs ...string) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return metadata.AppendToOutgoingContext(ctx, pairs...)
 }

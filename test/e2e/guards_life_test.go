@@ -14,7 +14,7 @@ import (
 func TestForwardAuth(t *testing.T) {
 	var mode atomic.Value
 	mode.Store("allow")
-	service := &flapping{addr: "127.0.0.1:0", h: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	service := &flapping{addr: freeAddress(t), h: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch mode.Load() {
 		case "allow":
 			w.Header().Set("X-User", "ann for "+r.Header.Get("X-Forwarded-Method")+" "+r.Header.Get("X-Forwarded-Uri"))
@@ -31,7 +31,7 @@ func TestForwardAuth(t *testing.T) {
 	}
 	defer service.down()
 	g := start(t, fmt.Sprintf(`upstreams: { app: { endpoints: [%q] } }
-routes: { all: { match: { path: / }, plugins: [{ forward_auth: { url: "http://%s/verify", upstream_headers: [X-User] } }], backends: [{ upstream: app }] } }
+routes: { all: { match: { path: / }, plugins: [{ forward_auth: { url: "http://%s/verify", timeout: 1m, upstream_headers: [X-User] } }], backends: [{ upstream: app }] } }
 `, upstreamServer(t, echoHeaders), service.addr))
 	for _, c := range []struct {
 		mode   string

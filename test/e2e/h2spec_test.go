@@ -38,7 +38,7 @@ func TestH2spec(t *testing.T) {
 			host, port, _ := net.SplitHostPort(n.web)
 			number, _ := strconv.Atoi(port)
 			failed, total := h2spec(t, &config.Config{
-				Host: host, Port: number, Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 4000,
+				Host: host, Port: number, Path: "/", Timeout: 20 * time.Second, MaxHeaderLen: 4000,
 				Strict: true, TLS: secure, Insecure: true,
 			})
 			if total < 140 {

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // lineage is a node whose process changes. The binary is at a path of its own,
@@ -155,13 +154,9 @@ func (l *lineage) signal(s syscall.Signal) {
 // to do in these tests.
 func (l *lineage) await(what string, ok func() error) {
 	l.t.Helper()
-	var err error
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if err = ok(); err == nil {
-			return
-		}
+	if err := awaited(ok, nil); err != nil {
+		l.t.Fatalf("%s: %v", what, err)
 	}
-	l.t.Fatalf("%s: %v", what, err)
 }
 
 // next has the process replaced and waits until the new one serves.

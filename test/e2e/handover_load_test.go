@@ -71,7 +71,7 @@ func (l *loaders) more(n int64) {
 	l.t.Helper()
 	l.asked.Range(func(name, c any) bool {
 		count := c.(*atomic.Int64)
-		for from, end := count.Load(), time.Now().Add(30*time.Second); count.Load() < from+n; time.Sleep(time.Millisecond) {
+		for from, end := count.Load(), time.Now().Add(time.Minute); count.Load() < from+n; time.Sleep(time.Millisecond) {
 			if l.t.Failed() || time.Now().After(end) {
 				l.t.Fatalf("%s does not get on", name)
 			}
@@ -113,7 +113,7 @@ func slowToAsk(address string, pause time.Duration, path string) error {
 		return err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	time.Sleep(pause)
 	if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n"); err != nil {
 		return err
@@ -130,7 +130,7 @@ const handoverConfig = `node:
   data_dir: %s
   admin: { address: %q }
   access_log: { path: %s }
-  drain: { timeout: 10s }
+  drain: { timeout: 30s }
 certificates:
   api: { cert_file: api.crt, key_file: api.key }
 listeners:
@@ -171,11 +171,11 @@ func TestHandoverUnderLoad(t *testing.T) {
 	anyPort := l.address("any")
 
 	load := newLoaders(t)
-	fresh := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
-	kept := &http.Client{Transport: &http.Transport{}, Timeout: 20 * time.Second}
+	fresh := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+	kept := &http.Client{Transport: &http.Transport{}, Timeout: time.Minute}
 	trust := &tls.Config{ServerName: "api.test", RootCAs: n.ca.Pool()}
-	h2 := &http.Client{Transport: &http.Transport{TLSClientConfig: trust.Clone(), ForceAttemptHTTP2: true}, Timeout: 20 * time.Second}
-	tls1 := &http.Client{Transport: &http.Transport{TLSClientConfig: trust.Clone(), DisableKeepAlives: true}, Timeout: 20 * time.Second}
+	h2 := &http.Client{Transport: &http.Transport{TLSClientConfig: trust.Clone(), ForceAttemptHTTP2: true}, Timeout: time.Minute}
+	tls1 := &http.Client{Transport: &http.Transport{TLSClientConfig: trust.Clone(), DisableKeepAlives: true}, Timeout: time.Minute}
 	defer kept.CloseIdleConnections()
 	defer h2.CloseIdleConnections()
 	for name, once := range map[string]func() error{
@@ -194,7 +194,7 @@ func TestHandoverUnderLoad(t *testing.T) {
 	}
 	quic := &quichttp.Transport{TLSClientConfig: trust.Clone()}
 	defer quic.Close()
-	h3 := &http.Client{Transport: quic, Timeout: 20 * time.Second}
+	h3 := &http.Client{Transport: quic, Timeout: time.Minute}
 	// A client of HTTP/3 may be told to go in the middle of asking; then it comes back.
 	load.ask("HTTP/3", func() (err error) {
 		for range 2 {
@@ -252,7 +252,7 @@ func newTunnel(t *testing.T, address string) *tunnel {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	x := &tunnel{t, c, bufio.NewReader(c)}
 	if _, err := io.WriteString(c, "GET /chat HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n"); err != nil {
 		t.Fatal(err)
@@ -305,7 +305,7 @@ func datagram(address string) error {
 		return err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(c, "hello"); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket/sockettest"
 )
 
 // binary is built once for all tests.
@@ -87,15 +90,10 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// freeAddress asks the system for a port that nobody uses now.
+// freeAddress is one where the test may have a server, for TCP and UDP.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return sockettest.Reserve(t)
 }
 
 // start runs the binary with a config that has no node and no listeners
@@ -125,7 +123,7 @@ func (g *gatehouse) text(config string) string {
   data_dir: %s
   admin: { address: %q, pprof: true }
   access_log: { path: %s }
-  drain: { timeout: 5s }
+  drain: { timeout: 30s }
 listeners:
   web: { address: %q, trusted_proxies: [127.0.0.2/32] }
 %s`, g.dataDir, g.admin, g.access, g.web, config)
@@ -185,21 +183,35 @@ func (g *gatehouse) waitReady() {
 	})
 }
 
-// eventually waits for up to ten seconds; it never decides by how long it took.
+// eventually waits for up to a minute; it never decides by how long it took.
 func (g *gatehouse) eventually(what string, ok func() error) {
 	g.t.Helper()
-	var err error
-	for range 200 {
-		if err = ok(); err == nil {
-			return
+	err := awaited(ok, g.exited)
+	if errors.Is(err, errEnded) {
+		g.t.Fatalf("%s: %v\n%s", what, err, g.log)
+	}
+	if err != nil {
+		g.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+var errEnded = errors.New("the node ended")
+
+// awaited asks again and again, for up to a minute, and returns the last answer
+// but for nil. It gives up when a node ends.
+func awaited(ok func() error, ended <-chan error) error {
+	pause := 5 * time.Millisecond
+	for end := time.Now().Add(time.Minute); ; pause = min(2*pause, 50*time.Millisecond) {
+		err := ok()
+		if err == nil || time.Now().After(end) {
+			return err
 		}
 		select {
-		case e := <-g.exited:
-			g.t.Fatalf("%s: the node ended: %v\n%s", what, e, g.log)
-		case <-time.After(50 * time.Millisecond):
+		case err := <-ended:
+			return fmt.Errorf("%w: %v", errEnded, err)
+		case <-time.After(pause):
 		}
 	}
-	g.t.Fatalf("%s: %v", what, err)
 }
 
 // stop sends SIGTERM and waits for a clean end.
@@ -213,7 +225,7 @@ func (g *gatehouse) stop() {
 		if err != nil {
 			g.t.Fatalf("the node ended with %v", err)
 		}
-	case <-time.After(15 * time.Second):
+	case <-time.After(time.Minute):
 		g.t.Fatal("the node did not stop")
 	}
 }
@@ -337,7 +349,7 @@ func (g *gatehouse) get(path string, header ...string) reply {
 var client = &http.Client{
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	Transport:     &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true},
-	Timeout:       20 * time.Second,
+	Timeout:       time.Minute,
 }
 
 // upstreamServer is a real HTTP server behind the gateway.
@@ -349,7 +361,7 @@ func upstreamServer(t testing.TB, h http.HandlerFunc) string {
 }
 
 // raw sends bytes on a new connection and returns all that comes back until
-// the gateway closes, or five seconds of silence.
+// the gateway closes.
 func (g *gatehouse) raw(request string) string {
 	g.t.Helper()
 	c, err := net.Dial("tcp", g.web)
@@ -360,7 +372,10 @@ func (g *gatehouse) raw(request string) string {
 	if _, err := io.WriteString(c, request); err != nil {
 		g.t.Fatal(err)
 	}
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
-	b, _ := io.ReadAll(c) // a reset or the deadline ends it as well as EOF
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+	b, err := io.ReadAll(c)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		g.t.Errorf("after %.100q and its answer %q the connection is still open", request, b)
+	}
 	return string(b)
 }

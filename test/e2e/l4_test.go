@@ -18,7 +18,7 @@ import (
 // streamServer accepts TCP until the test ends, or stop is called.
 func streamServer(t *testing.T, handle func(net.Conn)) (addr string, stop func()) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", freeAddress(t)) // nobody else's, when it is stopped
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func database(name string) func(net.Conn) {
 
 // query asks once over nc.
 func query(nc net.Conn, text string) (string, error) {
-	nc.SetDeadline(time.Now().Add(20 * time.Second))
+	nc.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(nc, text); err != nil {
 		return "", err
 	}
@@ -95,7 +95,7 @@ func TestStreams(t *testing.T) {
   data_dir: %q
   admin: { address: %q }
   access_log: { path: %q }
-  drain: { timeout: 5s }
+  drain: { timeout: 30s }
 certificates: { api: { cert_file: api.crt, key_file: api.key } }
 listeners:
   plain: { address: %q, protocol: tcp, backends: [{ upstream: both }] }
@@ -173,9 +173,7 @@ routes: { all: { match: { path: / }, backends: [{ upstream: app }] } }
 			t.Fatalf("after reload %d: %v", i, err)
 		}
 	}
-	if got, _ := query(held, "who"); strings.HasPrefix(got, "one") {
-		held.Close() // or the server could not be stopped
-	}
+	held.Close() // or neither its server nor the node could be stopped
 	stopOne()
 	for i := range 30 {
 		nc, err := plain("plain")

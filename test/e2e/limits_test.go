@@ -20,7 +20,7 @@ func limitedNode(t *testing.T, name, redis string) *gatehouse {
   data_dir: %s
   admin: { address: %q }
   access_log: { path: "off" }
-  drain: { timeout: 5s }
+  drain: { timeout: 30s }
   store: { redis: { addresses: [%q] } }
 listeners: { web: { address: %q } }
 routes:

@@ -24,7 +24,7 @@ type peer struct {
 // dialPeer connects without waiting for ever: a gateway that cannot accept
 // leaves connections in the kernel's queue.
 func (g *gatehouse) dialPeer() (*peer, error) {
-	c, err := net.DialTimeout("tcp", g.web, 2*time.Second)
+	c, err := net.DialTimeout("tcp", g.web, time.Minute)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func TestDescriptorsExhausted(t *testing.T) {
   app:
     endpoints: [%q]
     connection: { max_idle: 0 }
-    health_check: { path: /healthz, interval: 200ms, timeout: 200ms, unhealthy: 1 }
+    health_check: { path: /healthz, interval: 200ms, timeout: 200ms, unhealthy: 3 }
     load_balancer: { panic_threshold: 0 }
 routes:
   fixed: { match: { path: /fixed }, respond: { body: fixed } }
@@ -73,6 +73,9 @@ routes:
 	if n := errors(); n != 0 { // keeps a connection to the admin address for when no new one can be made
 		t.Fatalf("%v failed accepts before there was reason", n)
 	}
+	g.eventually("the endpoint is healthy", func() error {
+		return is(g.metric(series("gatehouse_upstream_endpoint_healthy", "app", app.addr)), 1)
+	})
 	var open []*peer
 	defer func() {
 		for _, p := range open {
@@ -91,7 +94,7 @@ routes:
 	const first = 10
 	for range 3 {
 		for i, p := range open[:first] {
-			if err := p.ask(10 * time.Second); err != nil {
+			if err := p.ask(time.Minute); err != nil {
 				t.Fatalf("connection %d: %v", i, err)
 			}
 		}
@@ -109,7 +112,13 @@ routes:
 	if n := strings.Count(g.log.String(), "too many open files"); n > 40 { // the admin address has its own
 		t.Errorf("the log tells %d times", n)
 	}
-	// Upstreams are not blamed for what the node lacks.
+	// Upstreams are not blamed for what the node lacks, by no probe either.
+	g.eventually("there were as many probes as may take an endpoint out", func() error {
+		if n := strings.Count(g.log.String(), "an endpoint could not be probed"); n < 3 {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
 	for range 10 {
 		if err := open[0].askFor("/app", 10*time.Second); err == nil || err.Error() != "got 503, want 200" {
 			t.Errorf("a request that needs a connection: %v", err)
@@ -120,7 +129,7 @@ routes:
 		t.Errorf("access log line %v", line)
 	}
 	for i, p := range open[:first] { // connections that are there keep being served
-		if err := p.ask(10 * time.Second); err != nil {
+		if err := p.ask(time.Minute); err != nil {
 			t.Errorf("connection %d: %v", i, err)
 		}
 	}
@@ -132,10 +141,10 @@ routes:
 	for _, p := range open[:len(open)-1] {
 		p.Close()
 	}
-	if err := last.ask(20 * time.Second); err != nil {
+	if err := last.ask(time.Minute); err != nil {
 		t.Errorf("the last one: %v", err)
 	}
-	if err := last.askFor("/app", 20*time.Second); err != nil {
+	if err := last.askFor("/app", time.Minute); err != nil {
 		t.Errorf("the last one, to the upstream: %v", err)
 	}
 	for range 20 {
@@ -143,7 +152,7 @@ routes:
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.ask(10 * time.Second); err != nil {
+		if err := p.ask(time.Minute); err != nil {
 			t.Errorf("a new one: %v", err)
 		}
 		p.Close()
@@ -175,7 +184,7 @@ func TestManyIdleConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 1000 {
-		if err := warm.ask(10 * time.Second); err != nil {
+		if err := warm.ask(time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -190,7 +199,7 @@ func TestManyIdleConnections(t *testing.T) {
 			for i := h; i < n; i += hands {
 				p, err := g.dialPeer()
 				if err == nil {
-					err = p.ask(20 * time.Second)
+					err = p.ask(time.Minute)
 				}
 				if err != nil {
 					t.Errorf("connection %d: %v", i, err)
@@ -213,7 +222,7 @@ func TestManyIdleConnections(t *testing.T) {
 		t.Errorf("%d bytes for each idle connection", each)
 	}
 	for i := 0; i < n; i += 97 { // they are still good
-		if err := open[i].ask(20 * time.Second); err != nil {
+		if err := open[i].ask(time.Minute); err != nil {
 			t.Errorf("connection %d: %v", i, err)
 		}
 	}

@@ -44,7 +44,7 @@ func prepareMany(t *testing.T, listener, rest string) *manyNode {
   data_dir: %s
   admin: { address: %q }
   access_log: { path: %s }
-  drain: { timeout: 5s }
+  drain: { timeout: 30s }
 certificates: { a: { cert_file: a.crt, key_file: a.key } }
 listeners:
   web: { address: %q%s }
@@ -122,7 +122,7 @@ func (n *manyNode) send(protocol string, q asked) answer {
 	if err != nil {
 		n.t.Fatalf("%s: %v", q.what, err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	req := (&http.Request{
 		Method: q.method, Header: http.Header{}, Host: "a.test",

@@ -64,7 +64,7 @@ func eurekaClient(t *testing.T, server, user, password, app, id, port string) *e
 // says waits for a line.
 func (s *eurekaScript) says(want string) {
 	s.t.Helper()
-	for end := time.After(20 * time.Second); ; {
+	for end := time.After(time.Minute); ; {
 		select {
 		case line, open := <-s.lines:
 			if line == want {
@@ -83,7 +83,7 @@ func (s *eurekaScript) says(want string) {
 func (s *eurekaScript) knows(app, want string) {
 	s.t.Helper()
 	last := ""
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if _, err := fmt.Fprintln(s.in, "list "+app); err != nil {
 			s.t.Fatal(err)
 		}
@@ -109,11 +109,11 @@ func registryNode(t *testing.T, name, redis, node, rest string) *gatehouse {
   data_dir: %s
   admin: { address: %q }
   access_log: { path: "off" }
-  drain: { timeout: 5s }
-  store: { redis: { addresses: [%q] } }
+  drain: { timeout: 30s }
+  store: { redis: { addresses: [%q]%s } }
 %s
 listeners: { web: { address: %q } }
-%s`, name, g.dataDir, g.admin, redis, node, g.web, rest))
+%s`, name, g.dataDir, g.admin, redis, patient, node, g.web, rest))
 	g.startAgain()
 	g.waitReady()
 	return g

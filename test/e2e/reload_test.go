@@ -124,7 +124,7 @@ func busy(g *gatehouse, connections int) *loader {
 	l := &loader{end: make(chan struct{})}
 	for range connections {
 		l.wg.Go(func() {
-			c := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}, Timeout: 20 * time.Second}
+			c := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}, Timeout: time.Minute}
 			defer c.CloseIdleConnections()
 			for {
 				select {

@@ -28,7 +28,7 @@ func TestRollingRestartOfAFleet(t *testing.T) {
 		}
 		return nil
 	})
-	if code, out, errs := m.publish("10s"); code != 0 || !strings.Contains(out, "live on node-1, node-2, node-3\n") {
+	if code, out, errs := m.publish("1m"); code != 0 || !strings.Contains(out, "live on node-1, node-2, node-3\n") {
 		t.Fatalf("code %d\n%s%s", code, out, errs)
 	}
 	b := m.start("balancer", "balancer")
@@ -36,8 +36,8 @@ func TestRollingRestartOfAFleet(t *testing.T) {
 	m.spread(3)
 
 	load := newLoaders(t)
-	fresh := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
-	kept := &http.Client{Transport: &http.Transport{}, Timeout: 20 * time.Second}
+	fresh := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+	kept := &http.Client{Transport: &http.Transport{}, Timeout: time.Minute}
 	defer kept.CloseIdleConnections()
 	for name, once := range map[string]func() error{
 		"new connections":             func() error { return fetch(fresh, "GET", "http://"+b.web+"/users") },

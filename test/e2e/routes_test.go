@@ -185,7 +185,7 @@ func TestRetriesHedgesMirrors(t *testing.T) {
 	g := start(t, fmt.Sprintf(`upstreams: { app: { endpoints: [%q] }, shadow: { endpoints: [%q] } }
 routes:
   flaky: { match: { path: /flaky }, retries: { attempts: 2, on: ["503"], backoff: 1ms }, backends: [{ upstream: app }] }
-  stuck: { match: { path: /stuck }, retries: { attempts: 1, on: [timeout], per_try: 300ms }, backends: [{ upstream: app }] }
+  stuck: { match: { path: /stuck }, retries: { attempts: 1, on: [timeout], per_try: 2s }, backends: [{ upstream: app }] }
   late: { match: { path: /late }, hedge: { after: 50ms }, backends: [{ upstream: app }] }
   mirror: { match: { path: /mirror }, mirror: { upstream: shadow, max_body: 1KiB }, backends: [{ upstream: app }] }
 `, app, shadow))
@@ -209,9 +209,7 @@ routes:
 		t.Errorf("access log line %v", line)
 	}
 	for name, want := range map[string]float64{"gatehouse_upstream_retries_total": 5, "gatehouse_upstream_hedges_total": 1} {
-		if err := is(g.metric(name+`{upstream="app"}`), want); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
+		g.eventually(name, func() error { return is(g.metric(name+`{upstream="app"}`), want) })
 	}
 	try("POST", "/mirror", "body", "try 1 body<nil>", 1)
 	if got := <-mirrored; got != "POST /mirror body<nil>" {
@@ -258,9 +256,9 @@ routes: { all: { match: { path: / }, backends: [{ upstream: app }] } }
 	if line["flags"] != "UO" || line["step"] != "proxy" {
 		t.Errorf("access log line %v", line)
 	}
-	if err := is(g.metric(`gatehouse_upstream_overflow_total{limit="requests",upstream="app"}`), 1); err != nil {
-		t.Error(err)
-	}
+	g.eventually("it is counted", func() error {
+		return is(g.metric(`gatehouse_upstream_overflow_total{limit="requests",upstream="app"}`), 1)
+	})
 	close(release)
 	if got := []int{<-done, <-done}; !slices.Equal(got, []int{200, 200}) {
 		t.Errorf("the others: %v", got)

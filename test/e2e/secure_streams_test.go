@@ -31,7 +31,7 @@ func entries(jwt string) []entry {
 		{"basic", "basic_auth: { htpasswd_file: users.htpasswd }", []string{"Authorization", basic("carol", "caroling")}, []string{"Authorization", basic("carol", "x")}, 401, "/ws"},
 		{"jwt", "jwt: { jwks_file: keys.json, audiences: [api] }", []string{"Authorization", jwt}, []string{"Authorization", jwt + "x"}, 401, "/ws"},
 		{"authorize", "jwt: { jwks_file: keys.json, audiences: [api] }, authorize: { expression: 'claims.tenant == \"acme\" && request.path != \"/authorize/no\"' }", []string{"Authorization", jwt}, []string{"Authorization", jwt}, 403, "/no"},
-		{"forward", "forward_auth: { url: 'http://%s/ask' }", []string{"X-Pass", "yes"}, []string{"X-Pass", "no"}, 403, "/ws"},
+		{"forward", "forward_auth: { url: 'http://%s/ask', timeout: 1m }", []string{"X-Pass", "yes"}, []string{"X-Pass", "no"}, 403, "/ws"},
 		{"inside", "ip_filter: { allow: [127.0.0.0/8] }", nil, nil, 0, ""},
 		{"outside", "ip_filter: { deny: [127.0.0.0/8] }", nil, []string{}, 403, "/ws"},
 		{"csrf", "csrf: { trusted_origins: ['https://app.example'] }", nil, nil, 0, ""},
@@ -101,7 +101,7 @@ func TestWebSocketOverTLSThroughEveryGuard(t *testing.T) {
 	n, list := prepareStreams(t, nil)
 	client := &http.Client{Transport: n.clients["h1 tls"]}
 	dial := func(path string, header []string) (*websocket.Conn, int, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		c, resp, err := websocket.Dial(ctx, "wss://"+n.secure+path, &websocket.DialOptions{HTTPClient: client, HTTPHeader: headerOf(header)})
 		status := 0
@@ -149,7 +149,7 @@ func TestEventsOverEveryProtocolThroughEveryGuard(t *testing.T) {
 		scheme, address := n.target(protocol)
 		ask := func(path string, header []string) *http.Response {
 			t.Helper()
-			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			t.Cleanup(cancel)
 			req, err := http.NewRequestWithContext(ctx, "GET", scheme+"://"+address+path, nil)
 			if err != nil {

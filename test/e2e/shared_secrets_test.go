@@ -41,7 +41,7 @@ func (n *sharingNode) begin(redis, secret string) {
 // configure writes its config; an empty secret is none.
 func (n *sharingNode) configure(redis, secret string) {
 	n.t.Helper()
-	more := fmt.Sprintf("  name: %s\n  store: { redis: { addresses: [%q] } }\n", n.name, redis)
+	more := fmt.Sprintf("  name: %s\n  store: { redis: { addresses: [%q]%s } }\n", n.name, redis, patient)
 	if secret != "" {
 		more += fmt.Sprintf("  secret_key: %q\n", secret)
 	}
@@ -57,7 +57,7 @@ func (n *sharingNode) resume(cache tls.ClientSessionCache, version uint16) (bool
 		return new(net.Dialer).DialContext(ctx, "tcp", n.secure)
 	}}
 	defer transport.CloseIdleConnections()
-	c := &http.Client{Transport: transport, Timeout: 20 * time.Second}
+	c := &http.Client{Transport: transport, Timeout: time.Minute}
 	r, err := c.Get("https://shop.test/")
 	if err != nil {
 		return false, err
@@ -104,9 +104,9 @@ func TestTwoNodesShareCertificatesAndSessions(t *testing.T) {
 			}
 			return nil
 		})
-		if n.metric("gatehouse_secrets_store_up") != 1 || n.metric(`gatehouse_secrets_tickets_shared{rotate="12h0m0s"}`) != 1 {
-			t.Error("the metrics say otherwise")
-		}
+		n.eventually("the metrics say so", func() error {
+			return errors.Join(is(n.metric("gatehouse_secrets_store_up"), 1), is(n.metric(`gatehouse_secrets_tickets_shared{rotate="12h0m0s"}`), 1))
+		})
 	}
 	sessions := func(from, to *sharingNode) {
 		t.Helper()

@@ -128,9 +128,7 @@ func TestWebSocketThroughGuards(t *testing.T) {
 			t.Fatalf("%d bytes: got %d, %v", n, len(b), err)
 		}
 	}
-	if n := g.metric("gatehouse_route_requests_in_flight"); n != 1 {
-		t.Errorf("%v requests in flight", n)
-	}
+	g.eventually("one request in flight", func() error { return is(g.metric("gatehouse_route_requests_in_flight"), 1) })
 	if err := ws.Close(websocket.StatusNormalClosure, "done"); err != nil {
 		t.Errorf("close handshake: %v", err)
 	}
@@ -223,7 +221,7 @@ func TestExpectContinue(t *testing.T) {
 		conn := g.dial(t)
 		r := bufio.NewReader(conn)
 		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: a\r\nX-API-Key: %s\r\nContent-Type: application/json\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n", c.path, c.key)
-		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
 		line, err := r.ReadString('\n')
 		if asked := line == "HTTP/1.1 100 Continue\r\n"; err != nil || asked != c.asked {
 			t.Errorf("%s: %q %v", c.path, line, err)
@@ -311,7 +309,7 @@ func TestRepliesWithoutBody(t *testing.T) {
 	})
 	// All on one connection: a byte too many would spoil what follows.
 	conn := g.dial(t)
-	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
 	r := bufio.NewReader(conn)
 	for range 3 {
 		for _, c := range []struct {

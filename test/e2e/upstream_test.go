@@ -70,14 +70,9 @@ func (p *process) kill() {
 // until is gatehouse.eventually without a gatehouse.
 func until(t testing.TB, what string, ok func() error) {
 	t.Helper()
-	var err error
-	for range 200 {
-		if err = ok(); err == nil {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
+	if err := awaited(ok, nil); err != nil {
+		t.Fatalf("%s: %v", what, err)
 	}
-	t.Fatalf("%s: %v", what, err)
 }
 
 // switched is an upstream that can be made to answer with any status, on

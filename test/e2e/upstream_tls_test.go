@@ -99,7 +99,7 @@ func TestUpstreamTLS(t *testing.T) {
 			t.Fatalf("%q, %v", r.body, err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ws, _, err := websocket.Dial(ctx, "wss://"+n.web+"/ws", &websocket.DialOptions{HTTPClient: c})
 	if err != nil {

@@ -25,6 +25,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // open gives every call a prefix of its own, which makes it an empty store.
 func open(t *testing.T, s redis.Settings) (store.Store, func() store.Store) {
 	t.Helper()
+	if s.Timeout == 0 {
+		s.Timeout = 30 * time.Second // longer than any delay of a busy machine
+	}
 	s.Prefix = strings.NewReplacer("/", "-", "#", "-").Replace(t.Name())
 	again := func() store.Store {
 		x := redis.New(s)
@@ -39,6 +42,7 @@ func open(t *testing.T, s redis.Settings) (store.Store, func() store.Store) {
 }
 
 func TestContractWithOneServer(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	storetest.Run(t, func(t *testing.T) (store.Store, func() store.Store) {
 		return open(t, redis.Settings{Addresses: []string{server.Address}})
@@ -46,6 +50,7 @@ func TestContractWithOneServer(t *testing.T) {
 }
 
 func TestContractWithSentinels(t *testing.T) {
+	t.Parallel()
 	s := redistest.StartSentinels(t)
 	storetest.Run(t, func(t *testing.T) (store.Store, func() store.Store) {
 		return open(t, redis.Settings{Addresses: s.Addresses, Sentinel: redistest.Name})
@@ -53,6 +58,7 @@ func TestContractWithSentinels(t *testing.T) {
 }
 
 func TestContractWithCluster(t *testing.T) {
+	t.Parallel()
 	list := redistest.StartCluster(t)
 	storetest.Run(t, func(t *testing.T) (store.Store, func() store.Store) {
 		return open(t, redis.Settings{Addresses: []string{list[0].Address, list[1].Address}, Cluster: true})
@@ -61,6 +67,7 @@ func TestContractWithCluster(t *testing.T) {
 
 // A revision of which Publish said that it is published survives its primary.
 func TestPublishedRevisionsSurviveAFailover(t *testing.T) {
+	t.Parallel()
 	s := redistest.StartSentinels(t)
 	st, _ := open(t, redis.Settings{Addresses: s.Addresses, Sentinel: redistest.Name})
 	for n := uint64(1); n <= 20; n++ {
@@ -69,7 +76,7 @@ func TestPublishedRevisionsSurviveAFailover(t *testing.T) {
 		}
 	}
 	s.Servers[0].Kill(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
 		err := st.Publish(ctx, &store.Revision{Number: 21})
@@ -117,7 +124,7 @@ func TestWatchTellsThatItMayHaveMissedSomething(t *testing.T) {
 		if topic != "" {
 			t.Errorf("told of %q", topic)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("not told")
 	}
 	cancel()
@@ -129,7 +136,7 @@ func TestWatchTellsThatItMayHaveMissedSomething(t *testing.T) {
 func TestFaultsAreNamed(t *testing.T) {
 	server := redistest.Start(t, "--requirepass", "right")
 	settings := func(password string) redis.Settings {
-		return redis.Settings{Addresses: []string{server.Address}, Password: password, Timeout: 300 * time.Millisecond}
+		return redis.Settings{Addresses: []string{server.Address}, Password: password}
 	}
 	for _, c := range []struct {
 		name, want string
@@ -155,9 +162,10 @@ func TestFaultsAreNamed(t *testing.T) {
 		})
 	}
 	t.Run("paused", func(t *testing.T) {
-		st, _ := open(t, settings("right"))
-		if err := st.Ping(t.Context()); err != nil {
-			t.Fatal(err)
+		s := settings("right")
+		s.Timeout = 300 * time.Millisecond
+		st, _ := open(t, s)
+		for st.Ping(t.Context()) != nil { // a busy machine takes longer
 		}
 		server.Pause(t)
 		defer server.Resume(t)
@@ -293,7 +301,7 @@ func TestWrongDataUnderLimits(t *testing.T) {
 			put(p + key)
 		}
 		n, took := 0, time.Now()
-		for n < 3 && time.Since(took) < 20*time.Second { // full at once, or after its burst
+		for n < 3 && time.Since(took) < time.Minute { // full at once, or after its burst
 			out, err := st.Take(ctx, []store.Take{{Key: "k", Buckets: second, Cost: 1}})
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket/sockettest"
 )
 
 // Server is one Redis process.
@@ -39,10 +41,10 @@ func Start(t testing.TB, args ...string) *Server {
 
 func start(t testing.TB, name string, args ...string) *Server {
 	t.Helper()
-	s := &Server{Address: freePort(t), dir: t.TempDir(), args: args}
+	s := &Server{Address: reserve(t), dir: t.TempDir(), args: args}
 	_, port, _ := net.SplitHostPort(s.Address)
 	s.args = append([]string{"--port", port, "--bind", "127.0.0.1", "--dir", s.dir, "--logfile", filepath.Join(s.dir, name+".log")}, args...)
-	s.client = redis.NewClient(&redis.Options{Addr: s.Address, DialTimeout: time.Second, MaxRetries: -1})
+	s.client = redis.NewClient(&redis.Options{Addr: s.Address, DialTimeout: 5 * time.Second, MaxRetries: -1})
 	t.Cleanup(func() {
 		s.Kill(t)
 		_ = s.client.Close() // whatever the test did to it
@@ -96,7 +98,7 @@ func (s *Server) signal(t testing.TB, sig syscall.Signal) {
 // Do sends a command to the server itself.
 func (s *Server) Do(t testing.TB, args ...any) any {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	v, err := s.client.Do(ctx, args...).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
@@ -134,10 +136,10 @@ func StartSentinels(t testing.TB) *Sentinels {
 			t.Fatal(err)
 		}
 		// The file must come first.
-		x := &Server{Address: freePort(t), dir: dir}
+		x := &Server{Address: reserve(t), dir: dir}
 		_, p, _ := net.SplitHostPort(x.Address)
 		x.args = []string{path, "--sentinel", "--port", p, "--bind", "127.0.0.1", "--dir", dir, "--logfile", filepath.Join(dir, "sentinel.log")}
-		x.client = redis.NewClient(&redis.Options{Addr: x.Address, DialTimeout: time.Second, MaxRetries: -1})
+		x.client = redis.NewClient(&redis.Options{Addr: x.Address, DialTimeout: 5 * time.Second, MaxRetries: -1})
 		t.Cleanup(func() {
 			x.Kill(t)
 			_ = x.client.Close() // whatever the test did to it
@@ -271,7 +273,7 @@ func StartClusterWithReplicas(t testing.TB) *Cluster {
 
 func wait(t testing.TB, what string, ok func(ctx context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
 		err := ok(ctx)
@@ -286,18 +288,6 @@ func wait(t testing.TB, what string, ok func(ctx context.Context) error) {
 	}
 }
 
-// freePort asks the system for a port of which the one 10 000 above, where a
-// Cluster's servers talk to each other, exists as well.
-func freePort(t testing.TB) string {
-	t.Helper()
-	for {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = l.Close() // it has told its port
-		if a := l.Addr().(*net.TCPAddr); a.Port < 55000 {
-			return a.String()
-		}
-	}
-}
+// reserve returns an address together with the port 10 000 above, where a
+// Cluster's servers talk to each other.
+func reserve(t testing.TB) string { return sockettest.Reserve(t, 10000) }
