@@ -11,8 +11,7 @@ import (
 	"runtime/debug"
 	"slices"
 
-	"github.com/alecthomas/kong"
-
+	"github.com/gatehouse-proxy/gatehouse/cmd/args"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 )
 
@@ -58,33 +57,26 @@ func Main(version string, args []string, extra ...plugins.Factory) int {
 	return env.main(args)
 }
 
+// command is what stands behind each name in commands.
+type command interface{ Run(env *environment) error }
+
 // main is Main for any surroundings.
-func (env *environment) main(args []string) int {
+func (env *environment) main(line []string) int {
 	var c commands
-	exit := -1
-	parser, err := kong.New(&c,
-		kong.Name("gatehouse"),
-		kong.Description("API gateway, web application firewall and load balancer in one process."),
-		kong.UsageOnError(),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Writers(env.out, env.err),
-		kong.Exit(func(code int) { exit = code }),
-	)
-	if err != nil {
-		panic("BUG: " + err.Error())
-	}
-	parsed, err := parser.Parse(habits(args))
-	if exit >= 0 { // --help was asked for and has been answered
-		if len(args) == 0 {
-			return exitUsage
-		}
-		return exit
-	}
-	if err != nil {
-		fmt.Fprintf(env.err, "gatehouse: %v (see %s --help)\n", err, about(err))
+	parser := args.New("gatehouse", "API gateway, web application firewall and load balancer in one process.", &c)
+	choice, err := parser.Parse(habits(line))
+	if mistake := (*args.Error)(nil); errors.As(err, &mistake) {
+		fmt.Fprintf(env.err, "gatehouse: %v (see %s --help)\n", err, mistake.Path)
 		return exitUsage
 	}
-	if err := parsed.Run(env); err != nil {
+	if choice.Help != "" {
+		fmt.Fprint(env.out, choice.Help)
+		if len(line) == 0 {
+			return exitUsage
+		}
+		return exitFine
+	}
+	if err := choice.Command.(command).Run(env); err != nil {
 		return env.fail(err)
 	}
 	return exitFine
@@ -102,15 +94,6 @@ func habits(args []string) []string {
 	default:
 		return args
 	}
-}
-
-// about is the command whose help tells more about a mistake in the arguments.
-func about(err error) string {
-	var p *kong.ParseError
-	if errors.As(err, &p) && p.Context != nil && p.Context.Selected() != nil {
-		return p.Context.Selected().FullPath()
-	}
-	return "gatehouse"
 }
 
 // fail says what went wrong, and how badly.

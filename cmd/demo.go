@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
-	"text/template"
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
@@ -26,17 +25,17 @@ type demoCommand struct {
 const demoConfig = `# Written by gatehouse demo. Change it while the demo runs: it is live at once.
 node:
   name: demo
-  data_dir: {{.Dir}}/data
-  admin: { address: "{{.Admin}}" }
-  access_log: { path: {{.Dir}}/access.log }
+  data_dir: DIR/data
+  admin: { address: "ADMIN" }
+  access_log: { path: DIR/access.log }
   drain: { timeout: 2s }
 
 listeners:
-  web: { address: "{{.Gateway}}" }
+  web: { address: "GATEWAY" }
 
 upstreams:
   hello:
-    endpoints: ["{{.A}}", "{{.B}}"]
+    endpoints: ["FIRST", "SECOND"]
     load_balancer: { algorithm: round_robin }
     health_check: { path: /healthz, interval: 1s, timeout: 500ms, healthy: 1, unhealthy: 2 }
 
@@ -66,30 +65,35 @@ routes:
 `
 
 const demoText = `
-Gatehouse runs at http://{{.Gateway}}, in front of two sample services:
-  a at http://{{.A}}   b at http://{{.B}}
-Config: {{.Dir}}/gatehouse.yaml (live: edit it)   Access log: {{.Dir}}/access.log
-Admin:  http://{{.Admin}}/readyz  http://{{.Admin}}/metrics
+Gatehouse runs at http://GATEWAY, in front of two sample services:
+  a at http://FIRST   b at http://SECOND
+Config: DIR/gatehouse.yaml (live: edit it)   Access log: DIR/access.log
+Admin:  http://ADMIN/readyz  http://ADMIN/metrics
 
 Try, in another terminal:
   1. A call, answered by a and b in turn:
-     curl -i http://{{.Gateway}}/hello
+     curl -i http://GATEWAY/hello
   2. An SQL injection, blocked by the firewall (403):
-     curl -i "http://{{.Gateway}}/search?q=1%27%20OR%20%271%27=%271%20--%20"
+     curl -i "http://GATEWAY/search?q=1%27%20OR%20%271%27=%271%20--%20"
   3. A rate limit of 3 in 10 s (429 from the fourth on):
-     for i in 1 2 3 4 5; do curl -s -o /dev/null -w '%{http_code}\n' http://{{.Gateway}}/limited; done
+     for i in 1 2 3 4 5; do curl -s -o /dev/null -w '%{http_code}\n' http://GATEWAY/limited; done
   4. No credentials (401), then with a key (200):
-     curl -i http://{{.Gateway}}/private
-     curl -i -H 'X-API-Key: demo-key' http://{{.Gateway}}/private
+     curl -i http://GATEWAY/private
+     curl -i -H 'X-API-Key: demo-key' http://GATEWAY/private
   5. Failover: stop a, and calls go on without an error:
-     curl -X POST http://{{.A}}/stop
-     for i in 1 2 3 4; do curl -s http://{{.Gateway}}/hello; done
-     curl -X POST http://{{.A}}/start
+     curl -X POST http://FIRST/stop
+     for i in 1 2 3 4; do curl -s http://GATEWAY/hello; done
+     curl -X POST http://FIRST/start
 
 Ctrl-C ends it.
 `
 
 type demoValues struct{ Dir, Gateway, Admin, A, B string }
+
+// in fills in the words in capitals.
+func (v demoValues) in(text string) string {
+	return strings.NewReplacer("DIR", v.Dir, "GATEWAY", v.Gateway, "ADMIN", v.Admin, "FIRST", v.A, "SECOND", v.B).Replace(text)
+}
 
 // Run starts everything on loopback and waits for the end.
 func (d *demoCommand) Run(env *environment) error {
@@ -122,7 +126,7 @@ func (d *demoCommand) Run(env *environment) error {
 	if err != nil {
 		return err
 	}
-	if err := template.Must(template.New("").Parse(demoText)).Execute(env.out, v); err != nil {
+	if _, err := fmt.Fprint(env.out, v.in(demoText)); err != nil {
 		return errors.Join(err, n.close(context.Background()))
 	}
 	<-signals
@@ -131,11 +135,7 @@ func (d *demoCommand) Run(env *environment) error {
 
 func startDemo(env *environment, v demoValues) (*node, error) {
 	path := filepath.Join(v.Dir, "gatehouse.yaml")
-	var text strings.Builder
-	if err := template.Must(template.New("").Parse(demoConfig)).Execute(&text, v); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(v.in(demoConfig)), 0o600); err != nil {
 		return nil, err
 	}
 	load := func() (*config.Config, *config.Source, error) { return loadConfig([]string{path}, env.plugins) }
