@@ -48,6 +48,9 @@ func parseExtension(s string) (extension, error) {
 	return extension{module, version, folder}, nil
 }
 
+// buildTags are those of the Makefile.
+const buildTags = "no_fs_access,grpcnotrace,coraza.disabled_operators.validateSchema"
+
 // Run writes a small main module to a temporary folder and builds it with the
 // Go toolchain on the PATH.
 func (b *buildCommand) Run(env *environment) error {
@@ -80,7 +83,7 @@ func (b *buildCommand) Run(env *environment) error {
 			steps = append([][]string{{"get", x.module + "@" + x.version}}, steps...)
 		}
 	}
-	steps = append(steps, []string{"build", "-trimpath", "-tags", "no_fs_access", "-o", output, "."})
+	steps = append(steps, []string{"build", "-trimpath", "-tags", buildTags, "-o", output, "."})
 	for _, args := range steps {
 		c := exec.CommandContext(context.Background(), "go", args...)
 		c.Dir, c.Stdout, c.Stderr = folder, env.err, env.err

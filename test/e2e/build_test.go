@@ -13,7 +13,7 @@ func command(t *testing.T, name string, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.Dir = filepath.Join("..", "..")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath -tags=no_fs_access") // as the harness builds, to share its work
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath -tags="+buildTags) // as the harness builds, to share its work
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
