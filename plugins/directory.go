@@ -23,18 +23,16 @@ type Consumer struct {
 type Directory struct {
 	byName map[string]*Consumer
 	byKey  map[[sha256.Size]byte]*Consumer
-	byUser map[string]*Consumer
 	// Of client certificates.
 	bySubject, bySPIFFEID, byFingerprint map[string]*Consumer
 }
 
-// NewDirectory indexes consumers. Config has made sure that names, keys and
-// user names are unique.
+// NewDirectory indexes consumers. Config has made sure that names and keys are
+// unique.
 func NewDirectory(list []*Consumer) *Directory {
 	d := &Directory{
 		byName: make(map[string]*Consumer, len(list)),
 		byKey:  make(map[[sha256.Size]byte]*Consumer, len(list)),
-		byUser: make(map[string]*Consumer, len(list)),
 
 		bySubject: map[string]*Consumer{}, bySPIFFEID: map[string]*Consumer{}, byFingerprint: map[string]*Consumer{},
 	}
@@ -52,9 +50,6 @@ func NewDirectory(list []*Consumer) *Directory {
 		for _, s := range c.Fingerprints {
 			d.byFingerprint[s] = c
 		}
-		if c.PasswordHash != "" {
-			d.byUser[c.Username] = c
-		}
 	}
 	return d
 }
@@ -65,9 +60,6 @@ func (d *Directory) ByName(name string) *Consumer { return d.byName[name] }
 // ByAPIKey finds who owns a key. Looking up a digest, not the key, makes the
 // time taken tell nothing about the key.
 func (d *Directory) ByAPIKey(key []byte) *Consumer { return d.byKey[sha256.Sum256(key)] }
-
-// ByUsername finds who signs in by a user name with a password.
-func (d *Directory) ByUsername(name string) *Consumer { return d.byUser[name] }
 
 // ByCertificate finds whose a verified client certificate is: by itself, else
 // by its SPIFFE ID, else by its subject. It is nil for nobody's.

@@ -45,14 +45,6 @@ func appendHex(dst, src []byte) []byte {
 	return dst
 }
 
-// AppendTraceID appends the trace ID in hex, nothing without a trace.
-func (c *TraceContext) AppendTraceID(dst []byte) []byte {
-	if !c.Valid() {
-		return dst
-	}
-	return appendHex(dst, c.TraceID[:])
-}
-
 // AppendTraceparent appends the traceparent value for whoever is called next,
 // nothing without a trace.
 func (c *TraceContext) AppendTraceparent(dst []byte) []byte {

@@ -93,14 +93,14 @@ func (k *Key) Append(dst []byte, ctx *fasthttp.RequestCtx, e *exchange.Exchange)
 
 func (k *Key) part(dst []byte, a Attribute, ctx *fasthttp.RequestCtx, e *exchange.Exchange) ([]byte, bool) {
 	if a.kind == clientIP && k.bits > 0 {
-		return AppendClient(dst, e.Client, k.bits)
+		return appendClient(dst, e.Client, k.bits)
 	}
 	return a.Append(dst, ctx, e)
 }
 
-// AppendClient appends an address as a key: IPv4 in full, IPv6 as its network
+// appendClient appends an address as a key: IPv4 in full, IPv6 as its network
 // of that many bits ("2001:db8::/64"). ok is false for the zero address.
-func AppendClient(dst []byte, a netip.Addr, ipv6Bits int) (out []byte, ok bool) {
+func appendClient(dst []byte, a netip.Addr, ipv6Bits int) (out []byte, ok bool) {
 	a = a.Unmap().WithZone("")
 	if !a.IsValid() {
 		return dst, false

@@ -133,11 +133,11 @@ func TestWhatPluginsAreGiven(t *testing.T) {
 		t.Errorf("settings: %+v", s)
 	}
 	buildSeen(t, seen{&s}.factory().NeedsConsumers().NeedsWAF(), text)
-	alice := s.Consumers.ByUsername("alice")
+	alice := s.Consumers.ByName("alice")
 	if alice == nil || alice.Metadata["plan"] != "gold" || len(alice.APIKeys) != 1 || alice.APIKeys[0][31] != 0x0a {
 		t.Errorf("alice: %+v", alice)
 	}
-	if b := s.Consumers.ByUsername("robert"); b == nil || b.Name != "bob" || s.Consumers.ByUsername("bob") != nil {
+	if b := s.Consumers.ByName("bob"); b == nil || b.Username != "robert" {
 		t.Errorf("bob: %+v", b)
 	}
 	d, p := s.WAF["default"], s.WAF["strict"]

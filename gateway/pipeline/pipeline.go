@@ -142,7 +142,7 @@ func panicked(ctx *fasthttp.RequestCtx, v any, onPanic func(*exchange.Exchange, 
 		onPanic(e, v, debug.Stack())
 	}
 	e.Refusal = reason.PluginPanic.Because("%s", fmt.Sprint(v))
-	ResetReply(ctx)
+	resetReply(ctx)
 	writeRefusal(ctx, e, e.Refusal)
 	ctx.Response.SetConnectionClose()
 }

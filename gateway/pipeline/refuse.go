@@ -23,7 +23,7 @@ import (
 func Refuse(ctx *fasthttp.RequestCtx, e *exchange.Exchange, err error) {
 	e.Refusal = refusal(e.Refusal, err)
 	if e.Upstream.Status != 0 {
-		ResetReply(ctx)
+		resetReply(ctx)
 	}
 	writeRefusal(ctx, e, e.Refusal)
 }
@@ -53,8 +53,8 @@ func refusal(known *reason.Refusal, err error) *reason.Refusal {
 	return f
 }
 
-// ResetReply drops the reply built so far, upstream connection included.
-func ResetReply(ctx *fasthttp.RequestCtx) {
+// resetReply drops the reply built so far, upstream connection included.
+func resetReply(ctx *fasthttp.RequestCtx) {
 	ctx.Response.Reset()
 	ctx.Response.Header.SetNoDefaultContentType(true)
 }

@@ -2,7 +2,6 @@ package route
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -141,58 +140,6 @@ func (c *condition) String() string {
 		return "none"
 	}
 	return fmt.Sprintf("%q", c.text)
-}
-
-// Shadow is a route that can never be reached for a host, because another
-// with the same conditions comes first.
-type Shadow struct{ Route, By, Host string }
-
-// Shadows lists unreachable routes: for the warnings of whoever builds a table.
-func (t *Table[T]) Shadows() []Shadow {
-	var list []Shadow
-	earlier := map[string][]*candidate{}
-	for i := range t.core.all {
-		c := &t.core.all[i]
-		k := c.conditions()
-		by := slices.IndexFunc(earlier[k], func(e *candidate) bool { return covers(e, c) })
-		if by >= 0 {
-			list = append(list, Shadow{Route: c.name, By: earlier[k][by].name, Host: c.showHost()})
-			continue
-		}
-		earlier[k] = append(earlier[k], c)
-	}
-	return list
-}
-
-// conditions is a text that is the same for candidates with the same
-// conditions, methods aside.
-func (c *candidate) conditions() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%q %d %q", c.host, c.kind, c.path)
-	if c.rules != nil {
-		for i, list := range [][]condition{c.rules.headers, c.rules.queries, c.rules.cookies} {
-			for _, v := range list {
-				fmt.Fprintf(&b, " %d%q%d%q", i, v.name, v.op, v.text)
-			}
-		}
-	}
-	return b.String()
-}
-
-// covers reports that e allows every method that c allows.
-func covers(e, c *candidate) bool {
-	if e.rules == nil || len(e.rules.methods) == 0 {
-		return true
-	}
-	if c.rules == nil || len(c.rules.methods) == 0 {
-		return false
-	}
-	for _, m := range c.rules.methods {
-		if !slices.Contains(e.rules.methods, m) {
-			return false
-		}
-	}
-	return true
 }
 
 // Request fills a Query from parts, for tools that explain a request nobody sent.

@@ -209,33 +209,6 @@ func TestLookupAgreesWithOracle(t *testing.T) {
 	})
 }
 
-// TestShadowsAreNeverFound: what Shadows lists, no request reaches on that host.
-func TestShadowsAreNeverFound(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var list []route.Entry[string]
-		for i := range 12 {
-			m := drawMatch(t)
-			m.Hosts, m.Cookies = nil, nil
-			name := string(rune('a' + i))
-			list = append(list, route.Entry[string]{Name: name, Match: m, Value: name})
-		}
-		tbl, err := route.New(list)
-		if err != nil {
-			t.Fatal(err)
-		}
-		dead := map[string]bool{}
-		for _, s := range tbl.Shadows() {
-			dead[s.Route] = true
-		}
-		for range 8 {
-			q := drawQuery(t)
-			if got := oracle(list, q); dead[got] {
-				t.Fatalf("%s is shadowed, but %s%s finds it", got, q.Host, q.Path)
-			}
-		}
-	})
-}
-
 func FuzzLookup(f *testing.F) {
 	list := []route.Entry[string]{}
 	for i, p := range patterns {

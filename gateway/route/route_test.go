@@ -238,15 +238,3 @@ f|*||`
 		t.Errorf("near misses: %v", near)
 	}
 }
-
-func TestShadows(t *testing.T) {
-	get := route.Match{Path: route.Path{Prefix: "/a"}, Methods: []string{"GET"}, Headers: []route.Value{{Name: "x-a", Text: "1"}, {Name: "B", Text: "2"}}}
-	both := get
-	both.Methods = []string{"PUT", "GET"}
-	both.Headers = []route.Value{{Name: "b", Text: "2"}, {Name: "X-A", Text: "1"}}
-	tbl := table(t, map[string]route.Match{"a": both, "b": get, "c": on(get, "h"), "d": {}, "e": prefix("/"), "f": {Methods: []string{"GET"}}})
-	got := fmt.Sprint(tbl.Shadows())
-	if got != "[{b a *} {e d *}]" {
-		t.Error(got)
-	}
-}
