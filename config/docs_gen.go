@@ -197,6 +197,7 @@ var docs = map[string]string{
 	"config.ListenerHTTP2.MaxConcurrentStreams":      "Requests at once on one connection; more are refused.",
 	"config.ListenerHTTP2.PriorKnowledge":            "Without TLS, take connections that begin as HTTP/2 (prior knowledge, h2c).",
 	"config.ListenerHTTP2.StreamWindow":              "How much of one request's body may wait to be read.",
+	"config.ListenerHTTP2.WebSockets":                "Take WebSockets as streams of an HTTP/2 connection (RFC 8441), which clients use once they are told of it. Routes, plugins and upstreams see what they see of one over HTTP/1.1. Connections that are open keep what they were told, but open no more WebSockets once this is false.",
 	"config.ListenerLimits":                          "Bound what one request may bring.",
 	"config.ListenerLimits.Body":                     "Request body; 0 means no limit. Plugins and routes may lower it.",
 	"config.ListenerLimits.Head":                     "Request line and headers together.",

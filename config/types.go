@@ -194,6 +194,11 @@ type ProxyProtocol struct {
 type ListenerHTTP2 struct {
 	// Without TLS, take connections that begin as HTTP/2 (prior knowledge, h2c).
 	PriorKnowledge bool `yaml:"prior_knowledge" default:"true"`
+	// Take WebSockets as streams of an HTTP/2 connection (RFC 8441), which
+	// clients use once they are told of it. Routes, plugins and upstreams see what
+	// they see of one over HTTP/1.1. Connections that are open keep what they were
+	// told, but open no more WebSockets once this is false.
+	WebSockets bool `yaml:"websockets" default:"true"`
 	// Requests at once on one connection; more are refused.
 	MaxConcurrentStreams int `yaml:"max_concurrent_streams" default:"100" min:"1" max:"10000"`
 	// How much of one request's body may wait to be read.

@@ -130,7 +130,7 @@ func (f http2) close() error                       { return f.server.Close() }
 
 func (f http2) connections() (open, idle, tunnels int) {
 	s := f.server.Stats()
-	return s.Open, s.Idle, 0
+	return s.Open, s.Idle, s.Tunnels
 }
 
 func (d *door) h2Settings(s snapshot.ServerSettings) h2.Settings {
@@ -142,8 +142,9 @@ func (d *door) h2Settings(s snapshot.ServerSettings) h2.Settings {
 		Limits: h2.Limits{
 			MaxStreams: s.MaxStreams, StreamWindow: s.StreamWindow, ConnectionWindow: s.ConnectionWindow,
 		},
-		Refused:  func(r *reason.Reason, peer netip.AddrPort, head []byte) { d.refusedAs("HTTP/2.0", r, peer, head) },
-		Panicked: d.panicked,
+		WebSockets: s.WebSockets,
+		Refused:    func(r *reason.Reason, peer netip.AddrPort, head []byte) { d.refusedAs("HTTP/2.0", r, peer, head) },
+		Panicked:   d.panicked,
 	}
 }
 

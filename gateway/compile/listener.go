@@ -49,7 +49,7 @@ func (b *build) listeners(routes map[string]*compiled, terminators map[string]*t
 				MaxConnections: c.MaxConnections, MaxPerClient: c.MaxConnectionsPerClient,
 				HeadBytes: int(c.Limits.Head), HeadFields: c.Limits.Headers, URIBytes: int(c.Limits.URI),
 				MaxBody:        int64(c.Limits.Body),
-				PriorKnowledge: c.HTTP2.PriorKnowledge, MaxStreams: c.HTTP2.MaxConcurrentStreams,
+				PriorKnowledge: c.HTTP2.PriorKnowledge, WebSockets: c.HTTP2.WebSockets, MaxStreams: c.HTTP2.MaxConcurrentStreams,
 				StreamWindow: int(c.HTTP2.StreamWindow), ConnectionWindow: int(c.HTTP2.ConnectionWindow),
 				HeadTimeout: c.Timeouts.Head.D(), BodyTimeout: c.Timeouts.Body.D(),
 				WriteTimeout: c.Timeouts.Write.D(), IdleTimeout: c.Timeouts.Idle.D(),

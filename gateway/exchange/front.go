@@ -57,7 +57,9 @@ type Front interface {
 	// Upgrade switches protocols once the reply in the fasthttp response (its
 	// status must be 101) has been written: tunnel then owns the connection,
 	// early is what the client has sent already. The exchange ends, and the
-	// connection is closed, when tunnel returns.
+	// connection is closed, when tunnel returns. Where it does not come to that,
+	// because the reply is another one or cannot be written, tunnel is called all
+	// the same, with a nil client, so that it can give back what it holds.
 	Upgrade(tunnel func(client net.Conn, early []byte))
 
 	// ReplyBytes is how many bytes of reply body have been written so far.

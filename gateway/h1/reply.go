@@ -18,17 +18,18 @@ const maxCopied = 16 << 10
 func (c *conn) reply(resp *fasthttp.Response) (keep bool) {
 	c.beginReply()
 	if c.cut {
+		c.dropUpgrade()
 		c.reset()
 		return false
 	}
 	if c.impossible(resp) {
-		c.upgrade = nil
+		c.dropUpgrade()
 		pipeline.Replace(resp, reason.Internal)
 		resp.SetConnectionClose()
 	}
 	h := &c.s.head
 	if resp.StatusCode() != 101 {
-		c.upgrade = nil
+		c.dropUpgrade()
 	}
 	keep = !h.Close && (!h.HTTP10 || h.KeepAlive) && !resp.ConnectionClose() &&
 		!c.srv.closing.Load() && c.upgrade == nil && (c.s.body.done.Load() || c.s.body.drainable())
@@ -41,7 +42,7 @@ func (c *conn) reply(resp *fasthttp.Response) (keep bool) {
 		o = append(o, "Connection: Upgrade\r\n\r\n"...)
 		c.s.out = o[:0]
 		if c.write(o) != nil {
-			c.upgrade = nil
+			c.dropUpgrade()
 		}
 		return false
 	}

@@ -275,6 +275,7 @@ func (c *conn) panicked(v any) {
 	}
 	if c.s != nil {
 		defer func() { _ = recover() }() // closing what the handler left may panic again
+		c.dropUpgrade()
 		c.endBody()
 		exchange.End(&c.s.ctx)
 	}

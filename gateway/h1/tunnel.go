@@ -29,6 +29,14 @@ func (c *conn) tunnel() {
 	c.endBody()
 }
 
+// dropUpgrade tells whoever waits for a tunnel that there is none.
+func (c *conn) dropUpgrade() {
+	if run := c.upgrade; run != nil {
+		c.upgrade = nil
+		run(nil, nil)
+	}
+}
+
 var _ exchange.Drainer = (*conn)(nil)
 
 // OnDrain implements exchange.Drainer.

@@ -15,6 +15,13 @@ const closeTime = 5 * time.Second
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.closing.Store(true)
 	s.conns.Each((*conn).drain)
+	if at, ok := ctx.Deadline(); ok {
+		half, cancel := context.WithTimeout(ctx, time.Until(at)/2)
+		defer cancel()
+		s.conns.Wait(half.Done())
+		s.telling.Store(true)
+		s.conns.Each((*conn).tell)
+	}
 	if !s.conns.Wait(ctx.Done()) {
 		return ctx.Err()
 	}

@@ -45,9 +45,11 @@ type conn struct {
 	srv    *Server
 	nc     net.Conn
 	limits Limits
-	peer   netip.AddrPort
-	tls    *exchange.TLS // nil: plain text
-	face   exchange.Face
+	// extended says that the client has been told of extended CONNECT.
+	extended bool
+	peer     netip.AddrPort
+	tls      *exchange.TLS // nil: plain text
+	face     exchange.Face
 
 	frames   *frames.Reader // nil before the preface
 	settled  bool           // the client's first SETTINGS have come
@@ -91,7 +93,7 @@ type conn struct {
 func newConn(s *Server, nc net.Conn, about *exchange.TLS, state *tls.ConnectionState) *conn {
 	set := s.settings.Load()
 	c := &conn{
-		srv: s, nc: nc, limits: set.orDefault(), tls: about,
+		srv: s, nc: nc, limits: set.orDefault(), extended: set.WebSockets, tls: about,
 		face:    exchange.Face{Local: nc.LocalAddr(), Remote: nc.RemoteAddr(), State: state},
 		peer:    clientaddr.AddrPort(nc.RemoteAddr()),
 		streams: map[uint32]*stream{}, calm: maxCalm,

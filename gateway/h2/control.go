@@ -111,6 +111,9 @@ func (c *conn) takeReset(f *frames.Frame) error {
 		return c.spend(1)
 	}
 	c.drop(s)
+	if s.tunnel != nil { // it is how many end one
+		return c.spend(1)
+	}
 	return c.noteReset()
 }
 

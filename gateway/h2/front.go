@@ -34,7 +34,7 @@ func (s *stream) HasBody() bool { return s.hasBody }
 func (s *stream) Whole() []byte { return s.body.Whole() }
 
 // BodyDone implements exchange.Front.
-func (s *stream) BodyDone() bool { return s.body.done.Load() }
+func (s *stream) BodyDone() bool { return !s.hasBody || s.body.done.Load() }
 
 // LimitBody implements exchange.Front.
 func (s *stream) LimitBody(limit int64) {
@@ -55,7 +55,7 @@ func (s *stream) RequestTrailers() []byte {
 // ends with its reply.
 func (s *stream) InterruptBody() {
 	b := s.body
-	if b.done.Load() {
+	if !s.hasBody || b.done.Load() {
 		return
 	}
 	s.c.mu.Lock()
@@ -102,11 +102,20 @@ func (s *stream) ReplyDate(value []byte) { s.date = append(s.date[:0], value...)
 // ReplyTrailers implements exchange.Front.
 func (s *stream) ReplyTrailers(lines []byte) { s.trailers = append(s.trailers, lines...) }
 
-// WantsUpgrade implements exchange.Front: there is no such thing.
-func (s *stream) WantsUpgrade() (protocol []byte, ok bool) { return nil, false }
+// WantsUpgrade implements exchange.Front: an extended CONNECT is one.
+func (s *stream) WantsUpgrade() (protocol []byte, ok bool) {
+	if !s.connect {
+		return nil, false
+	}
+	return s.head.Protocol, true
+}
 
-// Upgrade implements exchange.Front, and does nothing.
-func (s *stream) Upgrade(func(net.Conn, []byte)) {}
+// Upgrade implements exchange.Front.
+func (s *stream) Upgrade(tunnel func(client net.Conn, early []byte)) {
+	if s.connect {
+		s.upgrade = tunnel
+	}
+}
 
 // ReplyBytes implements exchange.Front.
 func (s *stream) ReplyBytes() int64 { return s.replied }

@@ -56,15 +56,32 @@ func FuzzConnection(f *testing.F) {
 		_ = c.WriteContinuation(1, true, block[9:])
 		_ = c.WriteRawFrame(0xfa, 9, 9, []byte("unknown"))
 	}))
+	f.Add(conversation(func(c *raw) {
+		c.open(1, false, extended()...)
+		_ = c.WriteData(1, true, []byte("echo"))
+		c.open(3, false, extended("content-length", "1")...)
+		c.open(5, true, extended(":protocol", "other")...)
+	}))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		srv := h2.New(quick(func(ctx *fasthttp.RequestCtx, front exchange.Front) {
+		set := quick(func(ctx *fasthttp.RequestCtx, front exchange.Front) {
 			check(t, ctx, front)
+			if _, ok := front.WantsUpgrade(); ok {
+				ctx.SetStatusCode(101)
+				front.Upgrade(func(client net.Conn, _ []byte) {
+					if client != nil {
+						echoes(client)
+					}
+				})
+				return
+			}
 			b, _, err := exchange.BufferRequest(ctx, 1<<10)
 			if err == nil {
 				ctx.SetBodyString(string(b) + "!")
 			}
 			front.ReplyTrailers([]byte("X-Sum: 1\r\n"))
-		}))
+		})
+		set.WebSockets = true
+		srv := h2.New(set)
 		ours, theirs := net.Pipe()
 		srv.ServePlain(theirs, nil)
 		var out bytes.Buffer

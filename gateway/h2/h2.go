@@ -49,6 +49,9 @@ type Settings struct {
 	// IdleTimeout is for the time without a request.
 	IdleTimeout time.Duration
 	Limits
+	// WebSockets lets clients open them (RFC 8441); connections are told when
+	// they begin.
+	WebSockets bool
 	// Refused is told of what was answered without a handler: by a reply, by a
 	// reset or by the end of the connection. head is what the client sent in the
 	// form of HTTP/1, borrowed, and nil where it was no request. May be nil.
@@ -85,6 +88,8 @@ func (l Limits) orDefault() Limits {
 type Stats struct {
 	// Open counts all of them, Idle those without a stream.
 	Open, Idle int
+	// Tunnels counts streams that carry another protocol.
+	Tunnels int
 }
 
 // Server serves HTTP/2 on connections given to it. All methods are safe for
@@ -97,6 +102,8 @@ type Server struct {
 	conns    *live.Set[*conn]
 	clock    *live.Clock // moves from the first connection on
 	closing  atomic.Bool
+	telling  atomic.Bool // tunnels are told to end
+	tunnels  atomic.Int32
 }
 
 // New returns a server. Close ends what its first connection starts.
@@ -148,5 +155,6 @@ func (s *Server) Stats() (t Stats) {
 			t.Idle++
 		}
 	})
+	t.Tunnels = int(s.tunnels.Load())
 	return t
 }

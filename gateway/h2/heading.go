@@ -28,7 +28,9 @@ type heading struct {
 
 	seen                            uint8 // pseudo-header fields
 	method, scheme, authority, path string
-	begun                           bool // the request line has been written
+	protocol                        string // of an extended CONNECT (RFC 8441)
+	extended                        bool   // which the client knows that it may send
+	begun                           bool   // the request line has been written
 	hosts                           int
 	stated                          bool // the body's length
 	cookie                          []byte
@@ -66,7 +68,7 @@ func (c *conn) takeHeaders(f *frames.Frame) error {
 		return protocolError(frames.ProtocolError)
 	}
 	h := &c.head
-	*h = heading{id: f.Stream, end: f.Ended(), cookie: h.cookie[:0], trailers: h.trailers[:0]}
+	*h = heading{id: f.Stream, end: f.Ended(), extended: c.extended, cookie: h.cookie[:0], trailers: h.trailers[:0]}
 	if err := c.classify(h); err != nil {
 		return err
 	}
@@ -75,7 +77,7 @@ func (c *conn) takeHeaders(f *frames.Frame) error {
 	if h.kind == request {
 		h.s = c.srv.newStream()
 		h.s.settings = set
-		h.s.raw, h.s.line = h.s.raw[:0], 0
+		h.s.raw, h.s.line, h.s.connect = h.s.raw[:0], 0, false
 	}
 	c.dec.SetMaxStringLength(h.limit)
 	c.dec.SetEmitEnabled(h.kind != nothing)
@@ -94,7 +96,7 @@ func (c *conn) classify(h *heading) error {
 		case s.ended:
 			h.kind = nothing
 			return c.breakHeld(h.id, frames.StreamClosed, reason.HTTP2Protocol)
-		case !h.end:
+		case !h.end, s.connect: // RFC 9113, 8.5
 			h.malformed(reason.HTTP2Protocol)
 		}
 	case h.id <= c.highest:
@@ -184,6 +186,7 @@ const (
 	seenScheme
 	seenAuthority
 	seenPath
+	seenProtocol
 )
 
 func (h *heading) pseudo(name, value string) {
@@ -198,6 +201,10 @@ func (h *heading) pseudo(name, value string) {
 		which, to = seenAuthority, &h.authority
 	case ":path":
 		which, to = seenPath, &h.path
+	case ":protocol":
+		if h.extended {
+			which, to = seenProtocol, &h.protocol
+		}
 	}
 	if which == 0 || h.seen&which != 0 || h.begun || h.kind == trailer {
 		h.malformed(reason.BadPseudoHeader)
@@ -213,14 +220,16 @@ const version = " HTTP/1.1\r\n"
 // line writes the request line, before the first field or at the end.
 func (h *heading) line() {
 	h.begun = true
-	connect := h.method == "CONNECT"
+	extended := h.seen&seenProtocol != 0
+	connect := h.method == "CONNECT" && !extended
 	h.s.nothing = h.method == "HEAD"
 	switch {
 	case h.why != nil: // it is too large: not all of it has been looked at
 		return
 	case h.seen&seenMethod == 0,
 		!connect && (h.seen&(seenScheme|seenPath) != seenScheme|seenPath || h.path == "" || h.scheme != "http" && h.scheme != "https"),
-		connect && h.seen&(seenScheme|seenPath) != 0:
+		connect && h.seen&(seenScheme|seenPath) != 0,
+		extended && h.method != "CONNECT":
 		h.malformed(reason.BadPseudoHeader)
 		return
 	case connect:
@@ -228,6 +237,10 @@ func (h *heading) line() {
 		h.path = h.authority
 	case h.path[0] != '/' && h.path != "*":
 		h.why = reason.BadTarget // HTTP/1 would allow a URI
+	case extended && (h.protocol != wire.WebSocket || !h.s.settings.WebSockets): // which may have changed since
+		h.why = reason.ProtocolRefused
+	case extended:
+		h.method, h.s.connect = "GET", true
 	}
 	s := h.s
 	o := append(append(append(s.raw, h.method...), ' '), h.path...)
@@ -245,6 +258,10 @@ func (h *heading) regular(name, value string) {
 		h.line()
 	}
 	switch name {
+	case "sec-websocket-key", "sec-websocket-accept":
+		if h.s.connect {
+			return // they have no meaning here (RFC 8441, 5)
+		}
 	case "content-length":
 		h.stated = true
 	case "cookie": // RFC 9113, 8.2.3: they are one
@@ -295,7 +312,14 @@ func (h *heading) finish(limits *wire.Limits) *reason.Reason {
 		h.add("cookie", frames.Text(h.cookie))
 		h.cookie = little(h.cookie)
 	}
+	if s.connect {
+		s.raw = wire.AppendHandshake(s.raw)
+		h.lines += wire.HandshakeLines
+	}
 	s.raw = append(s.raw, "\r\n"...)
+	if h.why == nil && s.connect && h.stated {
+		h.why = reason.BadContentLength // what follows is no body
+	}
 	if h.why != nil {
 		s.head.Reset()
 		return h.why

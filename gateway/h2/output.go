@@ -48,11 +48,18 @@ func (o *output) init(c *conn) {
 // greet says what the server allows.
 func (c *conn) greet() {
 	set := c.srv.settings.Load()
-	o := frames.AppendSettings(c.room(),
-		frames.Setting{ID: frames.MaxFrameSize, Value: frames.MinFrame},
-		frames.Setting{ID: frames.MaxConcurrentStreams, Value: uint32(c.limits.MaxStreams)},
-		frames.Setting{ID: frames.MaxHeaderListSize, Value: uint32(listSize(&set.Heads))},
-		frames.Setting{ID: frames.InitialWindowSize, Value: uint32(c.limits.StreamWindow)})
+	all := [...]frames.Setting{
+		{ID: frames.MaxFrameSize, Value: frames.MinFrame},
+		{ID: frames.MaxConcurrentStreams, Value: uint32(c.limits.MaxStreams)},
+		{ID: frames.MaxHeaderListSize, Value: uint32(listSize(&set.Heads))},
+		{ID: frames.InitialWindowSize, Value: uint32(c.limits.StreamWindow)},
+		{ID: frames.EnableConnectProtocol, Value: 1},
+	}
+	said := all[:]
+	if !c.extended {
+		said = said[:len(said)-1]
+	}
+	o := frames.AppendSettings(c.room(), said...)
 	if more := c.receive - frames.DefaultWindow; more > 0 {
 		o = frames.AppendWindowUpdate(o, 0, int32(more))
 	}
@@ -209,9 +216,17 @@ func (s *stream) pause() {
 		return
 	}
 	if s.writeBy == 0 {
-		s.writeBy = c.srv.clock.After(s.settings.WriteTimeout)
+		s.writeBy = s.patience()
 	}
 	s.canWrite.Wait()
+}
+
+// patience is the coarse time until which the client has to take something.
+func (s *stream) patience() int64 {
+	if s.tunnel != nil {
+		return s.tunnel.writeBy
+	}
+	return s.c.srv.clock.After(s.settings.WriteTimeout)
 }
 
 // fault is why nothing more can be said on s.
@@ -302,6 +317,10 @@ func (c *conn) roomFor(n int) []byte {
 // know. c.mu is held.
 func (s *stream) close() {
 	c := s.c
+	if s.tunnel != nil { // its client may go on
+		s.closed = true
+		return
+	}
 	if !s.ended && !s.reset {
 		c.out = frames.AppendReset(c.room(), s.id, frames.NoError)
 		c.cut.add(s.id)

@@ -20,6 +20,9 @@ func (s *stream) reply(resp *fasthttp.Response) (complete bool) {
 	if s.cut {
 		return false
 	}
+	if s.upgrade != nil && resp.StatusCode() == 101 {
+		return s.openTunnel(resp)
+	}
 	if status := resp.StatusCode(); status < 200 || status > lastStatus || s.ctx.Hijacked() {
 		pipeline.Replace(resp, reason.Internal)
 	}
@@ -77,10 +80,15 @@ func (s *stream) sendHead(resp *fasthttp.Response, length int, end bool) error {
 		return err
 	}
 	c := s.c
-	s.beginBlock(resp.StatusCode())
+	status := resp.StatusCode()
+	switched := status == 101
+	if switched {
+		status = 200 // RFC 8441, 5.1
+	}
+	s.beginBlock(status)
 	trailers := resp.Header.PeekTrailerKeys()
 	for k, v := range resp.Header.All() {
-		if !wire.ServersOwn(k, trailers, false) {
+		if !wire.ServersOwn(k, trailers, false) && !(switched && wire.EqualFold(k, "sec-websocket-accept")) {
 			s.field(k, v)
 		}
 	}

@@ -3,6 +3,7 @@ package h2
 import (
 	"errors"
 	"io"
+	"net"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -33,9 +34,11 @@ type stream struct {
 	why      *reason.Reason // why there is no request
 	stated   bool           // the client has said how long the body is
 	nothing  bool           // HEAD: no body is sent
+	connect  bool           // an extended CONNECT: what the client sends is no body
 
 	date, trailers []byte // of the reply
 	hasBody        bool
+	upgrade        func(client net.Conn, early []byte)
 	cut            bool // reset the stream without completing the reply
 	dirty          bool // the memory must not be used again
 	replied        int64
@@ -51,11 +54,13 @@ type stream struct {
 	queued        bool
 	writeBy       int64 // coarse time until which it has to; 0: nobody waits
 	canWrite      sync.Cond
+	tunnel        *tunnel // the stream carries another protocol
 
 	seq     atomic.Uint32
 	mu      sync.Mutex // guards what follows; taken behind c.mu, or alone
 	aborter exchange.Aborter
-	gone    bool // nobody waits for the reply
+	drainer exchange.Aborter // told by Shutdown
+	gone    bool             // nobody waits for the reply
 }
 
 var (
@@ -98,16 +103,19 @@ func (s *stream) open(c *conn, id uint32, end bool) {
 	s.canWrite.L = &c.mu
 	b := s.body
 	b.begin(s)
-	s.hasBody = !end
+	s.hasBody = !end && !s.connect
+	s.upgrade, s.tunnel = nil, nil
 	if s.why == nil && s.stated {
 		b.length = s.head.ContentLength
 		s.hasBody = !end && b.length > 0
 	}
 	b.waits = s.hasBody && s.why == nil && s.head.Expect
-	if !s.hasBody {
+	switch {
+	case s.connect: // what comes is for the tunnel
+	case !s.hasBody:
 		b.done.Store(true)
 		b.err = io.EOF
-	} else if s.settings.MaxBody > 0 {
+	case s.settings.MaxBody > 0:
 		b.lower(s.settings.MaxBody)
 	}
 	if end {
@@ -148,6 +156,9 @@ func (s *stream) answer() (complete bool) {
 	}
 	complete = s.reply(resp)
 	s.OnGone(nil)
+	if s.upgrade != nil {
+		s.runTunnel()
+	}
 	if !s.dirty {
 		exchange.End(&s.ctx)
 	}
@@ -179,6 +190,9 @@ func (s *stream) panicked(v any) (complete bool) {
 		complete = s.refuse(reason.Internal)
 	}
 	defer func() { _ = recover() }() // closing what the handler left may panic again
+	if s.upgrade != nil {
+		s.runTunnel()
+	}
 	exchange.End(&s.ctx)
 	return complete
 }

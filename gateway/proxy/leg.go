@@ -128,6 +128,10 @@ func (f *forward) send(l *leg) error {
 		}
 		l.note.Reused, l.note.Protocol = conn.Reused(), conn.Protocol()
 		if err = conn.Do(&l.call); err == nil {
+			if !f.accepted(conn) {
+				_ = conn.Release() // which closes it: it is no HTTP any more
+				return transport.Fail(reason.UpstreamProtocol, errNotAccepted)
+			}
 			l.conn = conn
 			return nil
 		}

@@ -1,12 +1,14 @@
 package proxy
 
 import (
+	"errors"
 	"net"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/splice"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
+	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
 )
 
 // tunnel hands the connection over to whatever protocol both sides have agreed
@@ -19,6 +21,15 @@ func (f *forward) tunnel(l *leg, conn transport.Hijacker) {
 	ep, span, idle, r := l.ep, l.span, f.proxy.settings.Timeouts.Idle, l.result()
 	e := f.e // which lasts as long as the tunnel; f is over before it begins
 	e.Front.Upgrade(func(client net.Conn, sent []byte) {
+		if client == nil {
+			_ = nc.Close() // nothing was said on it
+			if span != nil {
+				span.End()
+			}
+			done()
+			ep.Done(r)
+			return
+		}
 		t := splice.New(client, nc, splice.Settings{Idle: idle})
 		if d, ok := e.Front.(exchange.Drainer); ok {
 			d.OnDrain(t)
@@ -37,6 +48,24 @@ func (f *forward) tunnel(l *leg, conn transport.Hijacker) {
 		done()
 		ep.Done(r)
 	})
+}
+
+var errNotAccepted = errors.New("the reply to the WebSocket handshake has no Sec-WebSocket-Accept for its key")
+
+// accepted reports whether the endpoint has understood the handshake. Over
+// HTTP/1 its client looks itself; others have sent no key, and trust our word.
+func (f *forward) accepted(conn transport.Conn) bool {
+	head, raw := conn.Head()
+	if head.Status != 101 || f.version() < 2 {
+		return true
+	}
+	key := f.ctx.Request.Header.Peek("Sec-WebSocket-Key")
+	for _, field := range head.Fields {
+		if wire.EqualFold(field.Name(raw), "sec-websocket-accept") {
+			return wire.EqualFold(head.Upgrade, wire.WebSocket) && wire.Accepts(key, field.Value(raw))
+		}
+	}
+	return false
 }
 
 // broken is why a tunnel was not ended by its two sides; nil if it was. What

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/gofiber/fiber/v2"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxy"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
@@ -197,4 +198,33 @@ func TestTunnelEndsWithTheServer(t *testing.T) {
 	readHead(r)
 	// The test's cleanup closes the server under the open tunnel; goleak and
 	// the upstream's own cleanup see to it that nothing stays behind.
+}
+
+// A plugin may answer otherwise although the endpoint has switched: nothing of
+// the endpoint's connection is left then.
+func TestTunnelThatIsNotWanted(t *testing.T) {
+	closed := make(chan struct{})
+	up := newUpstreamOf(t, chat(t, func(_ net.Conn, r *bufio.Reader) {
+		io.Copy(io.Discard, r)
+		close(closed)
+	}))
+	g := &gateway{ended: make(chan struct{}, 1)}
+	p, err := proxy.New(proxy.Settings{Route: "test", Observer: g, Backends: []proxy.Backend{{Upstream: up, Weight: 1}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.serve(t, func(c *fiber.Ctx) error {
+		err := c.Next()
+		c.Status(fiber.StatusForbidden)
+		return err
+	}, p.Handle)
+	_, r := dial(t, g.addr, "%s", upgradeRequest)
+	if head := readHead(r); !strings.HasPrefix(head, "HTTP/1.1 403") {
+		t.Fatalf("got %q", head)
+	}
+	<-closed
+	g.await(t, 1)
+	if n, r := up.Breaker().Connections(), up.Breaker().Requests(); n != 0 || r != 0 {
+		t.Errorf("%d connections, %d requests are left", n, r)
+	}
 }

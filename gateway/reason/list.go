@@ -25,6 +25,7 @@ var (
 	TooManyHeaders      = add("too_many_headers", 431, "DPE", "The request has too many header fields.")
 	URITooLong          = add("uri_too_long", 414, "DPE", "The request target is too long.")
 	MethodRefused       = add("method_refused", 501, "DPE", "The method is not supported.")
+	ProtocolRefused     = add("protocol_refused", 501, "DPE", "The protocol asked for in CONNECT is not supported.")
 	HeadTimeout         = add("head_timeout", 408, "DT", "The request header section did not arrive in time.")
 	BodyTimeout         = add("body_timeout", 408, "DT", "The request body did not arrive in time.")
 	BodyCut             = add("body_cut", 400, "DC", "The request body ended early.").to(grpc.Cancelled)

@@ -11,7 +11,9 @@ type ServerSettings struct {
 	MaxBody                         int64
 
 	// PriorKnowledge lets connections in plain text begin as HTTP/2.
-	PriorKnowledge                             bool
+	PriorKnowledge bool
+	// WebSockets are taken over HTTP/2.
+	WebSockets                                 bool
 	MaxStreams, StreamWindow, ConnectionWindow int
 
 	HeadTimeout, BodyTimeout, WriteTimeout, IdleTimeout time.Duration

@@ -290,7 +290,7 @@ func (f *flow) awaitWrite() error {
 // goesOn looks at why not all was written.
 func (f *flow) goesOn(err error, n int) bool {
 	p := f.pair
-	if !timedOut(err) || p.over.Load() || !f.resumes() {
+	if !timedOut(err) || p.over.Load() || !f.dst.parts {
 		p.fail(f.dstFailed, err)
 		return false
 	}
@@ -300,10 +300,6 @@ func (f *flow) goesOn(err error, n int) bool {
 	f.writeArmed = time.Time{}
 	return true
 }
-
-// resumes reports that a write that was interrupted half-way can go on: in TLS
-// it cannot.
-func (f *flow) resumes() bool { return f.dst.raw != nil }
 
 // screen shows the client's first bytes to Settings.Screen before the server.
 func (f *flow) screen(first []byte) (held []byte, ok bool) {

@@ -82,6 +82,9 @@ type Pair struct {
 type end struct {
 	net.Conn
 	raw syscall.RawConn // its socket, where reading it is reading the connection
+	// parts says that a write which was interrupted half-way can go on: in TLS it
+	// cannot.
+	parts bool
 }
 
 func newEnd(nc net.Conn) end {
@@ -91,6 +94,8 @@ func newEnd(nc net.Conn) end {
 			e.raw = rc
 		}
 	}
+	_, e.parts = nc.(interface{ InParts() })
+	e.parts = e.parts || e.raw != nil
 	return e
 }
 

@@ -74,7 +74,7 @@ func (c Code) String() string {
 // SettingID names a setting.
 type SettingID uint16
 
-// The settings of RFC 9113, 6.5.2.
+// The settings of RFC 9113, 6.5.2, and that of RFC 8441, 3.
 const (
 	HeaderTableSize SettingID = iota + 1
 	EnablePush
@@ -82,6 +82,8 @@ const (
 	InitialWindowSize
 	MaxFrameSize
 	MaxHeaderListSize
+	_
+	EnableConnectProtocol
 )
 
 // Setting is one of a SETTINGS frame.
