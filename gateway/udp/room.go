@@ -9,7 +9,7 @@ const (
 	// looked is how many sessions are looked at for one that may give way: all
 	// would take too long where there are many.
 	looked = 16
-	// quiet is how long nothing must have come either way.
+	// quiet is how long nothing must have come either way; tests change a server's.
 	quiet = time.Second
 )
 
@@ -24,7 +24,7 @@ var errGaveWay = errors.New("the session gave way to a newer one")
 // With a name it must be of that upstream. s.mu is held.
 func (s *Server) giveWay(upstream string) *session {
 	var victim *session
-	longest, left := quiet, looked
+	longest, left := s.quiet, looked
 	for _, x := range s.sessions { // in a random order
 		if d := x.dispensable(upstream); d >= longest {
 			victim, longest = x, d

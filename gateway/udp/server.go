@@ -83,6 +83,7 @@ type Server struct {
 	sessions map[key]*session // one that is over may have been replaced
 	open     int              // all there are
 	going    int              // those of them that gave way
+	quiet    time.Duration    // how long those that give way must have been
 	clients  map[netip.Prefix]int
 	closing  bool
 	empty    chan struct{} // closed once closing and without sessions
@@ -105,7 +106,7 @@ func Listen(ctx context.Context, s Settings) (*Server, error) {
 		return nil, err
 	}
 	_ = bound.SetReadBuffer(bufferSize) // as much as the system allows
-	srv := &Server{socket: bound, sessions: map[key]*session{}, clients: map[netip.Prefix]int{}, empty: make(chan struct{})}
+	srv := &Server{socket: bound, sessions: map[key]*session{}, clients: map[netip.Prefix]int{}, quiet: quiet, empty: make(chan struct{})}
 	if bound.LocalAddr().(*net.UDPAddr).IP.IsUnspecified() {
 		if srv.info, err = askForInfo(bound); err != nil {
 			_ = bound.Close()
