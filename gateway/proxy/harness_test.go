@@ -89,7 +89,7 @@ func (g *gateway) RetryDenied(string) { g.denied.Add(1) }
 // await waits for the end of the n-th request and returns it.
 func (g *gateway) await(t testing.TB, n int) finished {
 	t.Helper()
-	late := time.After(10 * time.Second)
+	late := time.After(30 * time.Second)
 	for {
 		g.mu.Lock()
 		if len(g.done) >= n {
@@ -123,7 +123,7 @@ func newUpstream(t testing.TB, s upstream.Settings, addresses ...string) *upstre
 		s.Endpoints = append(s.Endpoints, upstream.EndpointSettings{Address: a})
 	}
 	s.NewPool = func(address string, b *upstream.Breaker) upstream.Pool {
-		return http1.NewPool(http1.Settings{Address: address, Manager: m, Limiter: b, DialTimeout: time.Second, Dial: dialer(t)})
+		return http1.NewPool(http1.Settings{Address: address, Manager: m, Limiter: b, DialTimeout: time.Minute, Dial: dialer(t)})
 	}
 	u, err := upstream.New(s, nil)
 	if err != nil {
@@ -211,6 +211,32 @@ func (g *gateway) serve(t testing.TB, chain ...fiber.Handler) {
 			t.Error(err)
 		}
 	})
+}
+
+// eventually waits until ok holds.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("in vain: %s", what)
+		}
+	}
+}
+
+// stretched runs a test of timeouts, which are d, until it passes: a machine that
+// is too slow for short ones gets longer ones.
+func stretched(t *testing.T, d time.Duration, f func(t *testing.T, d time.Duration) error) {
+	t.Helper()
+	for {
+		err := f(t, d)
+		if err == nil {
+			return
+		}
+		if d > 5*time.Second {
+			t.Fatal(err)
+		}
+		d *= 4
+	}
 }
 
 // client is an HTTP client that keeps nothing after the test.
@@ -307,7 +333,7 @@ func dial(t testing.TB, addr, format string, args ...any) (net.Conn, *bufio.Read
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(30 * time.Second))
 	if _, err := fmt.Fprintf(c, format, args...); err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,7 @@ func overHTTP2(t testing.TB, addresses ...string) []proxy.Backend {
 		s.Endpoints = append(s.Endpoints, upstream.EndpointSettings{Address: a})
 	}
 	s.NewPool = func(address string, b *upstream.Breaker) upstream.Pool {
-		return http2.NewPool(http2.Settings{Address: address, Manager: m, Limiter: b, DialTimeout: time.Second})
+		return http2.NewPool(http2.Settings{Address: address, Manager: m, Limiter: b, DialTimeout: time.Minute})
 	}
 	u, err := upstream.New(s, nil)
 	if err != nil {
@@ -171,19 +171,20 @@ func TestRefusedUploadsAreNotRepeated(t *testing.T) {
 }
 
 func TestClientThatLeavesCancelsTheStream(t *testing.T) {
-	begun, ended := make(chan struct{}), make(chan time.Time, 1)
+	begun, ended := make(chan struct{}), make(chan struct{})
 	addr := handleHTTP2(t, func(_ http.ResponseWriter, r *http.Request) {
 		close(begun)
 		<-r.Context().Done()
-		ended <- time.Now()
+		close(ended)
 	})
 	g := start(t, proxy.Settings{Backends: overHTTP2(t, addr)})
 	c, _ := dial(t, g.addr, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
 	<-begun
-	left := time.Now()
 	c.Close()
-	if d := (<-ended).Sub(left); d > time.Second {
-		t.Errorf("the endpoint learnt of it after %v", d)
+	select {
+	case <-ended:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the endpoint does not learn of it")
 	}
 	if f := g.await(t, 1); f.refusal == nil || f.refusal.Reason != reason.ClientGone {
 		t.Errorf("%+v", f.refusal)
@@ -191,24 +192,21 @@ func TestClientThatLeavesCancelsTheStream(t *testing.T) {
 }
 
 func TestHedgesOverHTTP2(t *testing.T) {
-	lost := make(chan struct{}, 2)
+	var begun, lost atomic.Int32
 	slow := handleHTTP2(t, func(_ http.ResponseWriter, r *http.Request) {
+		begun.Add(1)
 		<-r.Context().Done()
-		lost <- struct{}{}
+		lost.Add(1)
 	})
 	fast := handleHTTP2(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "fast") })
 	on, _ := proxy.ParseRetryOn(nil)
 	g := start(t, proxy.Settings{Backends: overHTTP2(t, slow, fast), Hedge: 20 * time.Millisecond, Retries: proxy.RetrySettings{Attempts: 1, On: on}})
-	for range 2 { // one of them begins with the slow one
+	for i := 0; i < 2 || i < 40 && begun.Load() == 0; i++ { // every second begins with the slow one, which a slow machine may not reach in time
 		if got := get(t, g.addr, "/"); !strings.HasSuffix(got, "fast") {
 			t.Errorf("got %q", got)
 		}
 	}
-	select {
-	case <-lost:
-	case <-time.After(5 * time.Second):
-		t.Error("the slower try was not cancelled")
-	}
+	eventually(t, "the slower try is cancelled", func() bool { return lost.Load() > 0 && lost.Load() == begun.Load() })
 }
 
 func TestMirrorsOverHTTP2(t *testing.T) {

@@ -101,6 +101,7 @@ func TestBytesBehindTheReplyAreDropped(t *testing.T) {
 		pause time.Duration
 	}{{"at once", 0}, {"later", 30 * time.Millisecond}} {
 		t.Run(tc.name, func(t *testing.T) {
+			sent := make(chan struct{}, 8)
 			up := raw(t, func(n int, c net.Conn, r *bufio.Reader) {
 				for readHead(r) != "" {
 					reply := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nconn %d", n)
@@ -112,6 +113,7 @@ func TestBytesBehindTheReplyAreDropped(t *testing.T) {
 						time.Sleep(tc.pause)
 						io.WriteString(c, extra)
 					}
+					sent <- struct{}{}
 				}
 			})
 			g := start(t, proxy.Settings{}, up)
@@ -120,7 +122,7 @@ func TestBytesBehindTheReplyAreDropped(t *testing.T) {
 				if want := fmt.Sprintf("conn %d", i); !strings.HasSuffix(got, want) {
 					t.Fatalf("request %d got %q", i, got)
 				}
-				time.Sleep(2 * tc.pause)
+				<-sent
 			}
 		})
 	}
@@ -174,14 +176,15 @@ func TestReplyUntilClose(t *testing.T) {
 
 func TestRequestBodyOfWrongLength(t *testing.T) {
 	t.Run("cut by the client", func(t *testing.T) {
-		seen := make(chan error, 1)
+		asked, seen := make(chan struct{}, 1), make(chan error, 1)
 		up := handle(t, func(_ http.ResponseWriter, r *http.Request) {
+			asked <- struct{}{}
 			_, err := io.ReadAll(r.Body)
 			seen <- err
 		})
 		g := start(t, proxy.Settings{}, up)
 		c, _ := dial(t, g.addr, "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100000\r\n\r\n%s", strings.Repeat("x", 50000))
-		time.Sleep(20 * time.Millisecond)
+		<-asked
 		c.Close()
 		if err := <-seen; err == nil {
 			t.Error("the upstream took a cut body for a whole one")
@@ -189,14 +192,15 @@ func TestRequestBodyOfWrongLength(t *testing.T) {
 		g.await(t, 1)
 	})
 	t.Run("chunked, cut by the client", func(t *testing.T) {
-		seen := make(chan error, 1)
+		asked, seen := make(chan struct{}, 1), make(chan error, 1)
 		up := handle(t, func(_ http.ResponseWriter, r *http.Request) {
+			asked <- struct{}{}
 			_, err := io.ReadAll(r.Body)
 			seen <- err
 		})
 		g := start(t, proxy.Settings{}, up)
 		c, _ := dial(t, g.addr, "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
-		time.Sleep(20 * time.Millisecond)
+		<-asked
 		c.Close()
 		if err := <-seen; err == nil {
 			t.Error("the upstream took a cut body for a whole one")

@@ -28,34 +28,36 @@ func (d *drip) Read(p []byte) (int, error) {
 	return 1, nil
 }
 
-const requestTime = 150 * time.Millisecond
-
 func TestRequestTimeoutDoesNotEndBodiesThatKeepComing(t *testing.T) {
-	up := handle(t, func(w http.ResponseWriter, r *http.Request) {
-		b, err := io.ReadAll(r.Body)
-		if err != nil {
-			return
-		}
-		fmt.Fprint(w, len(b), ":")
-		w.(http.Flusher).Flush()
-		for range 3 {
-			time.Sleep(requestTime)
-			fmt.Fprint(w, "y")
+	stretched(t, 150*time.Millisecond, func(t *testing.T, timeout time.Duration) error {
+		up := handle(t, func(w http.ResponseWriter, r *http.Request) {
+			b, err := io.ReadAll(r.Body)
+			if err != nil {
+				return
+			}
+			fmt.Fprint(w, len(b), ":")
 			w.(http.Flusher).Flush()
+			for range 3 {
+				time.Sleep(timeout)
+				fmt.Fprint(w, "y")
+				w.(http.Flusher).Flush()
+			}
+		})
+		g := start(t, proxy.Settings{Timeouts: proxy.Timeouts{Request: timeout, Idle: time.Minute}}, up)
+		resp, err := client(t).Post("http://"+g.addr+"/", "text/plain", &drip{4, timeout / 2})
+		if err != nil {
+			return err
 		}
+		defer resp.Body.Close()
+		if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "4:yyy" {
+			return fmt.Errorf("%d %q, %w", resp.StatusCode, b, err)
+		}
+		return nil
 	})
-	g := start(t, proxy.Settings{Timeouts: proxy.Timeouts{Request: requestTime, Idle: time.Minute}}, up)
-	resp, err := client(t).Post("http://"+g.addr+"/", "text/plain", &drip{4, requestTime / 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "4:yyy" {
-		t.Errorf("%d %q, %v", resp.StatusCode, b, err)
-	}
 }
 
 func TestRequestTimeoutCountsFromTheEndOfAnUpload(t *testing.T) {
+	const requestTime = 150 * time.Millisecond
 	up := handle(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		<-r.Context().Done() // never answers

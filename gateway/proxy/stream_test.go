@@ -23,32 +23,39 @@ func TestEventsArriveAtOnce(t *testing.T) {
 		for i := range 3 {
 			fmt.Fprintf(w, "data: %d\n\n", i)
 			w.(http.Flusher).Flush()
-			<-next
+			select {
+			case <-next:
+			case <-r.Context().Done():
+				return
+			}
 		}
 	})
-	g := start(t, proxy.Settings{Timeouts: proxy.Timeouts{Request: 50 * time.Millisecond, Idle: time.Minute}}, up)
-	resp, err := client(t).Get("http://" + g.addr + "/")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	r := bufio.NewReader(resp.Body)
-	for i := range 3 {
-		// The upstream sends no more before this event has come through.
-		line, err := r.ReadString('\n')
-		if err != nil || line != fmt.Sprintf("data: %d\n", i) {
-			t.Fatalf("event %d: %q, %v", i, line, err)
+	stretched(t, 50*time.Millisecond, func(t *testing.T, timeout time.Duration) error {
+		g := start(t, proxy.Settings{Timeouts: proxy.Timeouts{Request: timeout, Idle: time.Minute}}, up)
+		resp, err := client(t).Get("http://" + g.addr + "/")
+		if err != nil {
+			return err
 		}
-		r.ReadString('\n')
-		time.Sleep(60 * time.Millisecond) // beyond the request's time: streams have none
-		next <- struct{}{}
-	}
-	if _, err := r.ReadByte(); err != io.EOF {
-		t.Errorf("the end: %v", err)
-	}
-	if f := g.await(t, 1); !f.stream || f.refusal != nil {
-		t.Errorf("%+v", f)
-	}
+		defer resp.Body.Close()
+		r := bufio.NewReader(resp.Body)
+		for i := range 3 {
+			// The upstream sends no more before this event has come through.
+			line, err := r.ReadString('\n')
+			if err != nil || line != fmt.Sprintf("data: %d\n", i) {
+				return fmt.Errorf("event %d: %q, %w", i, line, err)
+			}
+			r.ReadString('\n')
+			time.Sleep(timeout * 6 / 5) // beyond the request's time: streams have none
+			next <- struct{}{}
+		}
+		if _, err := r.ReadByte(); err != io.EOF {
+			return fmt.Errorf("the end: %w", err)
+		}
+		if f := g.await(t, 1); !f.stream || f.refusal != nil {
+			return fmt.Errorf("%+v", f)
+		}
+		return nil
+	})
 }
 
 // The first bytes of a reply with a length are not held until the rest comes.
@@ -214,7 +221,7 @@ func TestClientGoneCancelsTheUpstream(t *testing.T) {
 			c.Close()
 			select {
 			case <-ended:
-			case <-time.After(5 * time.Second):
+			case <-time.After(30 * time.Second):
 				t.Fatal("the upstream still works for nobody")
 			}
 			f := g.await(t, 1)

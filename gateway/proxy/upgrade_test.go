@@ -3,6 +3,8 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -45,11 +47,15 @@ func echoing(t testing.TB) string {
 
 func TestWebSocket(t *testing.T) {
 	up := newUpstreamOf(t, echoing(t))
-	g := start(t, proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}, Timeouts: proxy.Timeouts{Request: 100 * time.Millisecond, Idle: time.Minute}})
-	c, _, err := websocket.Dial(t.Context(), "ws://"+g.addr+"/", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var g *gateway
+	var c *websocket.Conn
+	stretched(t, 100*time.Millisecond, func(t *testing.T, timeout time.Duration) (err error) {
+		g = start(t, proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}, Timeouts: proxy.Timeouts{Request: timeout, Idle: time.Minute}})
+		if c, _, err = websocket.Dial(t.Context(), "ws://"+g.addr+"/", nil); err == nil {
+			time.Sleep(timeout * 3 / 2) // beyond the request's time
+		}
+		return err
+	})
 	defer c.CloseNow()
 	c.SetReadLimit(16 << 20)
 	expect := func(want []byte) {
@@ -60,7 +66,6 @@ func TestWebSocket(t *testing.T) {
 		}
 	}
 	expect([]byte("welcome"))
-	time.Sleep(150 * time.Millisecond) // beyond the request's time
 	for range 100 {
 		c.Write(t.Context(), websocket.MessageText, []byte("ping"))
 		expect([]byte("ping"))
@@ -134,28 +139,33 @@ func TestTunnelHalfClose(t *testing.T) {
 }
 
 func TestTunnelIdle(t *testing.T) {
-	ended := make(chan struct{})
-	up := chat(t, func(c net.Conn, r *bufio.Reader) {
-		io.Copy(io.Discard, r)
-		close(ended)
+	stretched(t, 150*time.Millisecond, func(t *testing.T, idle time.Duration) error {
+		ended := make(chan struct{})
+		up := chat(t, func(c net.Conn, r *bufio.Reader) {
+			io.Copy(io.Discard, r)
+			close(ended)
+		})
+		g := start(t, proxy.Settings{Timeouts: proxy.Timeouts{Idle: idle}}, up)
+		c, r := dial(t, g.addr, "%s", upgradeRequest)
+		if head := readHead(r); !strings.HasPrefix(head, "HTTP/1.1 101") {
+			return fmt.Errorf("got %q", head)
+		}
+		for range 5 { // one busy direction keeps both alive
+			time.Sleep(idle * 2 / 5)
+			io.WriteString(c, "x")
+		}
+		select {
+		case <-ended:
+			return errors.New("a busy tunnel was ended")
+		default:
+		}
+		<-ended
+		io.ReadAll(r)
+		if f := g.await(t, 1); f.refusal == nil || f.refusal.Reason != reason.TunnelIdle || f.tunnel.Received != 5 || f.tunnel.Sent != 3 {
+			t.Errorf("%v, %+v", f.refusal, f.tunnel)
+		}
+		return nil
 	})
-	g := start(t, proxy.Settings{Timeouts: proxy.Timeouts{Idle: 150 * time.Millisecond}}, up)
-	c, r := dial(t, g.addr, "%s", upgradeRequest)
-	readHead(r)
-	for range 5 { // one busy direction keeps both alive
-		time.Sleep(60 * time.Millisecond)
-		io.WriteString(c, "x")
-	}
-	select {
-	case <-ended:
-		t.Fatal("a busy tunnel was ended")
-	default:
-	}
-	<-ended
-	io.ReadAll(r)
-	if f := g.await(t, 1); f.refusal == nil || f.refusal.Reason != reason.TunnelIdle || f.tunnel.Received != 5 || f.tunnel.Sent != 3 {
-		t.Errorf("%v, %+v", f.refusal, f.tunnel)
-	}
 }
 
 func TestTunnelEndsWithEitherSide(t *testing.T) {

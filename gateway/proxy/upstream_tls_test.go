@@ -19,8 +19,8 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
 )
 
-// secured is an upstream that is spoken to over TLS.
-func secured(t *testing.T, s upstream.Settings, edit func(*secure.Settings), addresses ...string) *upstream.Upstream {
+// secured is an upstream that is spoken to over TLS, connected within patience.
+func secured(t *testing.T, s upstream.Settings, patience time.Duration, edit func(*secure.Settings), addresses ...string) *upstream.Upstream {
 	t.Helper()
 	m := http1.NewManager()
 	s.Name = "up"
@@ -29,7 +29,7 @@ func secured(t *testing.T, s upstream.Settings, edit func(*secure.Settings), add
 	}
 	dial := trusting(t, edit)
 	s.NewPool = func(address string, b *upstream.Breaker) upstream.Pool {
-		return http1.NewPool(http1.Settings{Address: address, Manager: m, Limiter: b, DialTimeout: 300 * time.Millisecond, Dial: dial})
+		return http1.NewPool(http1.Settings{Address: address, Manager: m, Limiter: b, DialTimeout: patience, Dial: dial})
 	}
 	u, err := upstream.New(s, nil)
 	if err != nil {
@@ -95,18 +95,21 @@ func TestUpstreamTLSFailures(t *testing.T) {
 	stranger := tlstest.SelfSigned(t, tlstest.Request{IPs: []net.IP{net.IPv4(127, 0, 0, 1)}})
 	asking := identity(t).Clone()
 	asking.ClientAuth = tls.RequireAnyClientCert
-	for _, tc := range []struct{ name, address, want string }{
-		{"stranger", vault(t, &tls.Config{Certificates: []tls.Certificate{stranger.TLS(t)}}), "certificate is self-signed"},
-		{"wants a certificate", vault(t, asking), "the endpoint requires a client certificate"},
+	for _, tc := range []struct {
+		name, address, want string
+		patience            time.Duration
+	}{
+		{"stranger", vault(t, &tls.Config{Certificates: []tls.Certificate{stranger.TLS(t)}}), "certificate is self-signed", time.Minute},
+		{"wants a certificate", vault(t, asking), "the endpoint requires a client certificate", time.Minute},
 		{"plain HTTP", bare(t, func(c net.Conn) {
 			c.Read(make([]byte, 1<<10))
 			io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n")
 			io.Copy(io.Discard, c)
-		}), "the endpoint speaks plain HTTP, not TLS"},
-		{"hangs", bare(t, func(c net.Conn) { io.Copy(io.Discard, c) }), "the endpoint did not complete the TLS handshake in time"},
+		}), "the endpoint speaks plain HTTP, not TLS", time.Minute},
+		{"hangs", bare(t, func(c net.Conn) { io.Copy(io.Discard, c) }), "the endpoint did not complete the TLS handshake in time", 300 * time.Millisecond},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			up := secured(t, upstream.Settings{Outlier: upstream.OutlierSettings{Enabled: true, ConsecutiveErrors: 2}}, nil, tc.address)
+			up := secured(t, upstream.Settings{Outlier: upstream.OutlierSettings{Enabled: true, ConsecutiveErrors: 2}}, tc.patience, nil, tc.address)
 			g := start(t, proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}})
 			for i := range 2 {
 				if got := get(t, g.addr, "/"); !strings.HasPrefix(got, "HTTP/1.1 502 ") {
@@ -139,7 +142,7 @@ func TestUpstreamTLSFailureIsRetried(t *testing.T) {
 		"wants a certificate": asking,
 	} {
 		t.Run(name, func(t *testing.T) {
-			up := secured(t, upstream.Settings{Algorithm: upstream.RoundRobin}, nil, vault(t, config), vault(t, nil))
+			up := secured(t, upstream.Settings{Algorithm: upstream.RoundRobin}, time.Minute, nil, vault(t, config), vault(t, nil))
 			g := start(t, proxy.Settings{
 				Backends: []proxy.Backend{{Upstream: up, Weight: 1}},
 				Retries:  proxy.RetrySettings{Attempts: 1, On: retryOn(t, "connect_failure"), BudgetPercent: 100, BufferBody: 1 << 10},
@@ -227,7 +230,7 @@ func TestUpstreamTLSCutReply(t *testing.T) {
 				nc.(*net.TCPConn).CloseWrite()
 				io.Copy(io.Discard, nc)
 			})
-			g := start(t, proxy.Settings{Backends: []proxy.Backend{{Upstream: secured(t, upstream.Settings{}, nil, address), Weight: 1}}})
+			g := start(t, proxy.Settings{Backends: []proxy.Backend{{Upstream: secured(t, upstream.Settings{}, time.Minute, nil, address), Weight: 1}}})
 			resp, err := client(t).Get("http://" + g.addr + "/")
 			if err != nil {
 				t.Fatal(err)
@@ -251,7 +254,7 @@ func TestUpstreamTLSRotation(t *testing.T) {
 		own.current.Store(&c)
 	}
 	next()
-	up := secured(t, upstream.Settings{}, func(s *secure.Settings) { s.TLS.Certificate = own }, vault(t, config), vault(t, config))
+	up := secured(t, upstream.Settings{}, time.Minute, func(s *secure.Settings) { s.TLS.Certificate = own }, vault(t, config), vault(t, config))
 	g := start(t, proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}})
 	g.quiet = true
 	stop := make(chan struct{})
