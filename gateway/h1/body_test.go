@@ -298,7 +298,7 @@ func TestReaderLeftBehindIsEnded(t *testing.T) {
 		if err == io.EOF {
 			t.Error("saw a complete body")
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("still reading")
 	}
 }

@@ -86,14 +86,15 @@ func TestUpgradeTunnel(t *testing.T) {
 	})
 	t.Run("shutdown", func(t *testing.T) {
 		c := open("")
-		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		done := make(chan error)
 		go func() { done <- srv.Shutdown(ctx) }()
 		time.Sleep(150 * time.Millisecond)
 		c.send("still")
 		expect(c, "still") // until the time is over
-		if err := <-done; !errors.Is(err, context.DeadlineExceeded) {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("%v", err)
 		}
 		c.closed()
@@ -272,10 +273,7 @@ func TestDescriptorsAreGivenBack(t *testing.T) {
 		c.send("%s", []string{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/9\r\n\r\n", "GE", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx"}[i%4])
 		c.Close()
 	}
-	eventually(t, "gone", func() bool { return srv.Stats().Open == 0 })
-	if after := count(); after > before+2 {
-		t.Errorf("%d descriptors before, %d after", before, after)
-	}
+	eventually(t, "gone", func() bool { return srv.Stats().Open == 0 && count() <= before+2 })
 }
 
 // TestShutdownServesWhoHasJustCome: a client that is connected and has not asked

@@ -63,7 +63,7 @@ func TestParkedConnections(t *testing.T) {
 		waitParked(t, srv, 5)
 	})
 	t.Run("end with Shutdown", func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		if err := srv.Shutdown(ctx); err != nil {
 			t.Error(err)
@@ -75,17 +75,45 @@ func TestParkedConnections(t *testing.T) {
 }
 
 func TestParkedConnectionsTimeOut(t *testing.T) {
-	s := settings(echo)
-	s.IdleTimeout = 500 * time.Millisecond
-	s.HeadTimeout = 500 * time.Millisecond
-	addr, srv := parkedServer(t, s)
-	used, fresh := dial(t, addr), dial(t, addr)
-	used.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-	used.reply("GET")
-	waitParked(t, srv, 2)
-	used.closed()
-	fresh.closed()
-	eventually(t, "gone", func() bool { return srv.Stats().Open == 0 })
+	testParkedTimeOut(t, func(addr string, _ *h1.Server) ending {
+		c := dial(t, addr)
+		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		c.reply("GET")
+		return c
+	}, func(addr string, _ *h1.Server) ending { return dial(t, addr) })
+}
+
+// ending is a client that can wait for its connection's end.
+type ending interface{ closed() }
+
+// testParkedTimeOut wants parked connections to end in time: one that was used
+// and one that never asked. A machine that is too slow to see them parked before
+// they end gets more time.
+func testParkedTimeOut(t *testing.T, use, come func(addr string, srv *h1.Server) ending) {
+	for d := 300 * time.Millisecond; ; d *= 4 {
+		s := settings(echo)
+		s.IdleTimeout = d
+		addr, srv := parkedServer(t, s)
+		used := use(addr, srv)
+		s.HeadTimeout = d
+		srv.Update(s)
+		fresh := come(addr, srv)
+		parked := false
+		eventually(t, "parked, or gone already", func() bool {
+			now := srv.Stats()
+			parked = parked || now.Parked == 2
+			return parked || now.Open == 0
+		})
+		used.closed()
+		fresh.closed()
+		eventually(t, "gone", func() bool { return srv.Stats().Open == 0 })
+		if parked {
+			return
+		}
+		if d > 5*time.Second {
+			t.Fatal("never parked")
+		}
+	}
 }
 
 func TestParkedConnectionsEndWithClose(t *testing.T) {

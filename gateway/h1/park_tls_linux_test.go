@@ -155,7 +155,7 @@ func TestParkedTLSConnections(t *testing.T) {
 		waitParked(t, srv, 6)
 	})
 	t.Run("end with Shutdown", func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		if err := srv.Shutdown(ctx); err != nil {
 			t.Error(err)
@@ -167,17 +167,13 @@ func TestParkedTLSConnections(t *testing.T) {
 }
 
 func TestParkedTLSConnectionsTimeOut(t *testing.T) {
-	s := settings(echo)
-	s.IdleTimeout = 500 * time.Millisecond
-	s.HeadTimeout = 500 * time.Millisecond
-	_, srv := parkedServer(t, s)
 	https := httptest.NewUnstartedServer(nil)
 	https.StartTLS()
 	defer https.Close()
-	used, fresh := dialTLS(t, srv, https.TLS.Certificates[0]), dialTLS(t, srv, https.TLS.Certificates[0])
-	used.ask(get1)
-	waitParked(t, srv, 2)
-	used.closed()
-	fresh.closed()
-	eventually(t, "gone", func() bool { return srv.Stats().Open == 0 })
+	come := func(_ string, srv *h1.Server) *tlsClient { return dialTLS(t, srv, https.TLS.Certificates[0]) }
+	testParkedTimeOut(t, func(addr string, srv *h1.Server) ending {
+		c := come(addr, srv)
+		c.ask(get1)
+		return c
+	}, func(addr string, srv *h1.Server) ending { return come(addr, srv) })
 }

@@ -63,38 +63,41 @@ func newWire(t *testing.T) *wire {
 
 // early connects with a ticket of an earlier connection and asks before the
 // handshake is over.
-func (b *bench) early(w *wire, c *tls.Config, method string) (*quic.Conn, *quic.Stream) {
+func (b *bench) early(w *wire, c *tls.Config, method string) (*quic.Conn, *quic.Stream, error) {
 	b.t.Helper()
-	q, err := quic.DialEarly(context.Background(), w, b.server.Addr(), c, nil)
+	q, err := quic.DialEarly(context.Background(), w, b.server.Addr(), c, patient())
 	if err != nil {
-		b.t.Fatal(err)
+		return nil, nil, err
 	}
+	b.t.Cleanup(func() { _ = q.CloseWithError(0x100, "") })
 	s, err := q.OpenStream()
 	if err != nil {
-		b.t.Fatal(err)
+		return nil, nil, err
 	}
 	control, err := q.OpenUniStream()
 	if err != nil {
-		b.t.Fatal(err)
+		return nil, nil, err
 	}
 	_, _ = control.Write([]byte{0, 4, 0})
 	_, _ = s.Write(headers(":method: "+method, ":scheme: https", ":authority: a.test", ":path: /"))
 	_ = s.Close()
-	_ = s.SetReadDeadline(time.Now().Add(5 * time.Second))
-	return q, s
+	return q, s, s.SetReadDeadline(time.Now().Add(30 * time.Second))
 }
 
 // ticket gets a session ticket into c.
-func (b *bench) ticket(c *tls.Config) {
-	b.t.Helper()
+func (b *bench) ticket(c *tls.Config) error {
 	got := make(chan struct{}, 8)
 	c.ClientSessionCache = &notified{ClientSessionCache: tls.NewLRUClientSessionCache(8), put: got}
-	q, err := quic.DialAddr(context.Background(), b.server.Addr().String(), c, nil)
+	q, err := quic.DialAddr(context.Background(), b.server.Addr().String(), c, patient())
 	if err != nil {
-		b.t.Fatal(err)
+		return err
 	}
-	<-got
-	_ = q.CloseWithError(0x100, "")
+	select {
+	case <-got:
+	case <-q.Context().Done():
+		return context.Cause(q.Context())
+	}
+	return q.CloseWithError(0x100, "")
 }
 
 type notified struct {
@@ -114,9 +117,14 @@ func TestEarlyData(t *testing.T) {
 		fmt.Fprintf(w, "%s resumed=%t", r.Method, h3.Of(r.Context()).TLS().Resumed)
 	})
 	c := b.tls()
-	b.ticket(c)
+	if err := b.ticket(c); err != nil {
+		t.Fatal(err)
+	}
 	for _, method := range []string{"GET", "POST"} {
-		q, s := b.early(newWire(t), c, method)
+		q, s, err := b.early(newWire(t), c, method)
+		if err != nil {
+			t.Fatal(err)
+		}
 		all, err := io.ReadAll(s)
 		if want := method + " resumed=true"; err != nil || len(all) < len(want) || string(all[len(all)-len(want):]) != want {
 			t.Errorf("%s: %q, %v", method, all, err)
@@ -131,21 +139,32 @@ func TestEarlyData(t *testing.T) {
 // Whoever has recorded the packets of early data can send them again, but
 // cannot complete the handshake: nothing comes of them, whatever the method.
 func TestReplayReachesNobody(t *testing.T) {
+	stretched(t, 400*time.Millisecond, func(timeout time.Duration) error { return replay(t, timeout) })
+}
+
+// replay wants handshakes to be given up after the timeout; errors are of those
+// that a machine was too slow for.
+func replay(t *testing.T, timeout time.Duration) error {
 	var served atomic.Int32
 	b := start(t, func(http.ResponseWriter, *http.Request) { served.Add(1) }, func(_ *bench, s *tlsterm.Settings) {
-		s.HandshakeTimeout = 400 * time.Millisecond
+		s.HandshakeTimeout = timeout
 	})
 	for _, method := range []string{"GET", "POST"} {
 		c := b.tls()
-		b.ticket(c)
+		if err := b.ticket(c); err != nil {
+			return err
+		}
 		served.Store(0)
 		w := newWire(t)
-		q, s := b.early(w, c, method)
-		if _, err := io.ReadAll(s); err != nil {
-			t.Fatal(err)
+		q, s, err := b.early(w, c, method)
+		if err == nil {
+			_, err = io.ReadAll(s)
+		}
+		if err != nil {
+			return err
 		}
 		if !q.ConnectionState().Used0RTT || served.Load() != 1 {
-			t.Fatalf("%s: early data %t, served %d times", method, q.ConnectionState().Used0RTT, served.Load())
+			return fmt.Errorf("%s: early data %t, served %d times", method, q.ConnectionState().Used0RTT, served.Load())
 		}
 		_ = q.CloseWithError(0x100, "")
 		eventually(t, "the connection is gone", func() bool { return b.server.Stats().Open == 0 })
@@ -165,6 +184,7 @@ func TestReplayReachesNobody(t *testing.T) {
 		}
 	}
 	if got := b.noted(&b.refused); !strings.Contains(got, "tls_handshake_timeout tls_handshake_timeout") {
-		t.Errorf("the replays were counted as %q", got)
+		return fmt.Errorf("the replays were counted as %q", got)
 	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -44,7 +45,7 @@ func TestAbort(t *testing.T) {
 	each(t, func(t *testing.T, s http1.Settings) {
 		p := newPool(t, s, server(t, func(_ int, _ net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) }))
 		best := time.Hour
-		for range 5 {
+		for range 100 {
 			g := &gone{}
 			call := newCall()
 			call.Watch = g
@@ -55,17 +56,18 @@ func TestAbort(t *testing.T) {
 			}()
 			time.Sleep(20 * time.Millisecond)
 			began := time.Now()
-			if !g.leave() {
-				t.Fatal("nobody to tell")
-			}
+			waitFor(t, "somebody to tell", g.leave)
 			err := <-ended
 			best = min(best, time.Since(began))
 			if f := failure(t, err); f.Reason != reason.ClientGone {
 				t.Fatalf("%+v", f)
 			}
+			if best <= 5*time.Millisecond { // about 50 µs on a quiet machine
+				break
+			}
 		}
 		t.Logf("seen after %v", best)
-		if best > 5*time.Millisecond { // about 50 µs on a quiet machine
+		if best > 5*time.Millisecond {
 			t.Errorf("an abort took %v at best", best)
 		}
 	})
@@ -146,7 +148,7 @@ func TestTimeouts(t *testing.T) {
 				if f := failure(t, err); f.Reason != reason.UpstreamTimeout {
 					t.Fatalf("%+v", f)
 				}
-				if took < tc.want-5*time.Millisecond || took > tc.want+2*time.Second {
+				if took < tc.want-5*time.Millisecond || took > tc.want+20*time.Second {
 					t.Errorf("after %v", took)
 				}
 			})
@@ -157,16 +159,18 @@ func TestTimeouts(t *testing.T) {
 // A reply that keeps coming is not idle, and a deadline of an earlier request
 // never hits a later one on the same connection.
 func TestDeadlinesOfOneRequestOnly(t *testing.T) {
-	each(t, testDeadlines)
+	each(t, func(t *testing.T, s http1.Settings) {
+		stretched(t, 200*time.Millisecond, func(pause time.Duration) error { return testDeadlines(t, s, pause) })
+	})
 }
 
-func testDeadlines(t *testing.T, s http1.Settings) {
+func testDeadlines(t *testing.T, s http1.Settings, pause time.Duration) error {
 	p := newPool(t, s, server(t, func(_ int, c net.Conn, r *bufio.Reader) {
 		for i := 0; readHead(r); i++ {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
 			for range 6 {
 				if i == 1 { // longer in all than it may be idle, and than the deadline before
-					time.Sleep(200 * time.Millisecond)
+					time.Sleep(pause)
 				}
 				io.WriteString(c, "x")
 			}
@@ -174,15 +178,16 @@ func testDeadlines(t *testing.T, s http1.Settings) {
 	}))
 	for i := range 3 {
 		call := newCall()
-		call.Idle = time.Second
+		call.Idle = 5 * pause
 		if i == 0 {
-			call.Deadline = time.Now().Add(time.Second)
+			call.Deadline = time.Now().Add(5 * pause)
 		}
 		if body, _, err := do(p, call); err != nil || body != "xxxxxx" {
-			t.Fatalf("request %d: %q, %v", i, body, err)
+			return fmt.Errorf("request %d: %q, %w", i, body, err)
 		}
 	}
 	if s := p.Stats(); s.Open != 1 {
-		t.Errorf("%+v", s)
+		return fmt.Errorf("%+v", s)
 	}
+	return nil
 }

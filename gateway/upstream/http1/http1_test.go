@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"path/filepath"
@@ -264,12 +265,12 @@ func TestSpoiledIdleConnection(t *testing.T) {
 	for _, tc := range []struct{ name, more string }{{"closed", ""}, {"unasked bytes", "HTTP/1.1 408 Request Timeout\r\n\r\n"}} {
 		t.Run(tc.name, func(t *testing.T) {
 			exact(t, func(t *testing.T, s http1.Settings) {
-				spoiled := make(chan struct{})
+				idle, spoiled := make(chan struct{}), make(chan struct{})
 				p := newPool(t, s, server(t, func(n int, c net.Conn, r *bufio.Reader) {
 					for readHead(r) {
 						io.WriteString(c, ok)
 						if n == 0 {
-							time.Sleep(5 * time.Millisecond)
+							<-idle
 							io.WriteString(c, tc.more)
 							if tc.more == "" {
 								c.Close()
@@ -281,8 +282,9 @@ func TestSpoiledIdleConnection(t *testing.T) {
 				if _, _, err := do(p, newCall()); err != nil {
 					t.Fatal(err)
 				}
+				close(idle)
 				<-spoiled
-				time.Sleep(5 * time.Millisecond)
+				time.Sleep(5 * time.Millisecond) // what was written to loopback is there
 				_, reused, err := do(p, newCall())
 				if f := failure(t, err); !reused || !f.Unsent || !f.Stale {
 					t.Errorf("reused %v, %+v", reused, f)
@@ -308,7 +310,7 @@ func TestIdleConnectionsGrowOld(t *testing.T) {
 
 func waitFor(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for late := time.Now().Add(5 * time.Second); !f(); time.Sleep(time.Millisecond) {
+	for late := time.Now().Add(30 * time.Second); !f(); time.Sleep(time.Millisecond) {
 		if time.Now().After(late) {
 			t.Fatalf("waited in vain for %s", what)
 		}
@@ -316,26 +318,45 @@ func waitFor(t *testing.T, what string, f func() bool) {
 }
 
 func TestLearnsTheEndpointsIdleTimeout(t *testing.T) {
-	exact(t, testLearning)
+	exact(t, func(t *testing.T, s http1.Settings) {
+		stretched(t, 100*time.Millisecond, func(pause time.Duration) error { return testLearning(t, s, pause) })
+	})
 }
 
-func testLearning(t *testing.T, s http1.Settings) {
+// stretched runs a test of times, which come of d, until it passes: a machine
+// that is too slow for short ones gets longer ones.
+func stretched(t *testing.T, d time.Duration, f func(d time.Duration) error) {
+	t.Helper()
+	for {
+		err := f(d)
+		if err == nil {
+			return
+		}
+		if d > 3*time.Second {
+			t.Fatal(err)
+		}
+		d *= 4
+	}
+}
+
+func testLearning(t *testing.T, s http1.Settings, pause time.Duration) error {
 	learnt := make(chan time.Duration, 1)
 	s.OnIdleClosed = func(d time.Duration) { learnt <- d }
 	p := newPool(t, s, server(t, func(_ int, c net.Conn, r *bufio.Reader) {
 		readHead(r)
 		io.WriteString(c, ok)
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(pause)
 	}))
 	if _, _, err := do(p, newCall()); err != nil {
 		t.Fatal(err)
 	}
 	select {
 	case d := <-learnt:
-		if d < 50*time.Millisecond || d > 3*time.Second {
-			t.Errorf("learnt %v", d)
+		if d < pause/2 || d > pause+20*time.Second {
+			return fmt.Errorf("learnt %v", d)
 		}
-	case <-time.After(5 * time.Second):
-		t.Fatal("nothing was learnt")
+	case <-time.After(pause + 10*time.Second):
+		return errors.New("nothing was learnt")
 	}
+	return nil
 }

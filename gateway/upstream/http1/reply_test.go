@@ -16,16 +16,18 @@ import (
 // answered and reads no more.
 func TestEarlyReplyToALargeBody(t *testing.T) {
 	each(t, func(t *testing.T, s http1.Settings) {
+		seen := make(chan struct{})
 		p := newPool(t, s, server(t, func(_ int, c net.Conn, r *bufio.Reader) {
 			readHead(r)
 			io.WriteString(c, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
-			time.Sleep(50 * time.Millisecond)
+			<-seen
 		}))
 		call := &transport.Call{
 			Head: []byte("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 33554432\r\n\r\n"),
-			Body: make([]byte, 32<<20), Idle: 5 * time.Second,
+			Body: make([]byte, 32<<20), Idle: time.Minute,
 		}
 		body, _, err := do(p, call)
+		close(seen)
 		if err != nil || body != "big" {
 			t.Fatalf("%q, %v", body, err)
 		}

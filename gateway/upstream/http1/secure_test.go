@@ -118,10 +118,12 @@ func TestTicketsDoNotSpoilAConnection(t *testing.T) {
 // A server that says goodbye right behind its reply, as one does that shuts
 // down: no request is sent to it any more, and none is lost.
 func TestGoodbyeBehindAReply(t *testing.T) {
+	said := make(chan struct{}, 10)
 	p := newPool(t, secure(t), server(t, func(_ int, c net.Conn, r *bufio.Reader) {
 		if readHead(r) {
 			io.WriteString(c, ok)
 			c.(*tls.Conn).CloseWrite()
+			said <- struct{}{}
 			if readHead(r) {
 				t.Error("a request came after the goodbye")
 			}
@@ -136,7 +138,8 @@ func TestGoodbyeBehindAReply(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Millisecond)
+		<-said
+		time.Sleep(time.Millisecond) // what was written to loopback is there
 	}
 }
 

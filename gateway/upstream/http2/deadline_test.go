@@ -2,6 +2,7 @@ package http2_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -25,37 +26,37 @@ func silent(t *testing.T, got chan<- event) (address string) {
 }
 
 func TestTimeouts(t *testing.T) {
-	const short = 60 * time.Millisecond
-	for name, c := range map[string]struct {
-		call func() *transport.Call
-	}{
-		"deadline": {func() *transport.Call {
+	for name, call := range map[string]func(short time.Duration) *transport.Call{
+		"deadline": func(short time.Duration) *transport.Call {
 			return &transport.Call{Head: head("GET /"), Deadline: time.Now().Add(short), Idle: time.Minute}
-		}},
-		"idle": {func() *transport.Call { return &transport.Call{Head: head("GET /"), Idle: short} }},
-		"answer": {func() *transport.Call {
+		},
+		"idle": func(short time.Duration) *transport.Call { return &transport.Call{Head: head("GET /"), Idle: short} },
+		"answer": func(short time.Duration) *transport.Call {
 			return &transport.Call{Head: head("POST /"), Stream: strings.NewReader("abc"), Length: 3, Answer: short, Idle: time.Minute}
-		}},
+		},
 		// 64 KiB is what an endpoint takes that never gives more room.
-		"no room": {func() *transport.Call {
+		"no room": func(short time.Duration) *transport.Call {
 			return &transport.Call{Head: head("POST /"), Stream: zeros{}, Length: 1 << 20, Answer: time.Minute, Idle: short}
-		}},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := make(chan event, 1000)
-			p := newPool(t, http2.Settings{}, silent(t, got))
-			start := time.Now()
-			f := failure(t, do(p, c.call()).err)
-			took := time.Since(start)
-			if f.Reason != reason.UpstreamTimeout || f.Unsent || f.Stale || f.Client {
-				t.Errorf("%s: %+v", name, f)
-			}
-			if took < short || took > 5*time.Second {
-				t.Errorf("it took %v", took)
-			}
-			if v, ok := await(got, frames.FrameRSTStream); !ok || v.code != frames.ErrCodeCancel {
-				t.Errorf("the endpoint was not told: %+v", v)
-			}
+			stretched(t, 60*time.Millisecond, func(short time.Duration) error {
+				got := make(chan event, 1000)
+				p := newPool(t, http2.Settings{}, silent(t, got))
+				start := time.Now()
+				f := failure(t, do(p, call(short)).err)
+				took := time.Since(start)
+				if f.Reason != reason.UpstreamTimeout || f.Unsent || f.Stale || f.Client {
+					return fmt.Errorf("%s: %w %+v", name, f, f)
+				}
+				if took < short || took > 30*time.Second {
+					return fmt.Errorf("it took %v", took)
+				}
+				if v, ok := await(got, frames.FrameRSTStream); !ok || v.code != frames.ErrCodeCancel {
+					return fmt.Errorf("the endpoint was not told: %+v", v)
+				}
+				return nil
+			})
 		})
 	}
 }
@@ -67,11 +68,14 @@ func TestUploadMayTakeLongerThanTheAnswer(t *testing.T) {
 			io.WriteString(w, "thanks")
 		}
 	}))
-	body := &drip{n: 5, every: 50 * time.Millisecond}
-	r := do(p, &transport.Call{Head: head("POST /"), Stream: body, Length: -1, Answer: 150 * time.Millisecond, Idle: time.Minute})
-	if r.err != nil || r.body != "thanks" {
-		t.Errorf("%+v", r)
-	}
+	stretched(t, 50*time.Millisecond, func(every time.Duration) error {
+		body := &drip{n: 5, every: every}
+		r := do(p, &transport.Call{Head: head("POST /"), Stream: body, Length: -1, Answer: 3 * every, Idle: time.Minute})
+		if r.err != nil || r.body != "thanks" {
+			return fmt.Errorf("%w, %+v", r.err, r)
+		}
+		return nil
+	})
 }
 
 // drip is a body that comes a byte at a time.
@@ -90,35 +94,40 @@ func (d *drip) Read(p []byte) (int, error) {
 }
 
 func TestUnboundedRepliesEndOnlyWhenIdle(t *testing.T) {
+	stretched(t, 30*time.Millisecond, func(pause time.Duration) error { return unbounded(t, pause) })
+}
+
+func unbounded(t *testing.T, pause time.Duration) error {
 	p := newPool(t, http2.Settings{}, serve(t, func(w http.ResponseWriter, r *http.Request) {
 		for range 10 {
 			io.WriteString(w, "x")
 			http.NewResponseController(w).Flush()
-			time.Sleep(30 * time.Millisecond)
+			time.Sleep(pause)
 		}
 		if r.URL.Path == "/hang" {
 			<-r.Context().Done()
 		}
 	}))
 	for path, want := range map[string]*reason.Reason{"/": nil, "/hang": reason.UpstreamTimeout} {
-		call := &transport.Call{Head: head("GET " + path), Deadline: time.Now().Add(200 * time.Millisecond), Idle: 250 * time.Millisecond}
+		call := &transport.Call{Head: head("GET " + path), Deadline: time.Now().Add(7 * pause), Idle: 8 * pause}
 		c, err := p.Get(call, false)
 		if err == nil {
 			err = c.Do(call)
 		}
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		c.Unbounded()
 		r := read(c)
+		c.Release()
 		if r.body != strings.Repeat("x", 10) || want == nil && r.err != nil {
-			t.Errorf("%s: %+v", path, r)
+			return fmt.Errorf("%s: %w, %+v", path, r.err, r)
 		}
 		if want != nil && failure(t, r.err).Reason != want {
-			t.Errorf("%s: %v", path, r.err)
+			return fmt.Errorf("%s: %w", path, r.err)
 		}
-		c.Release()
 	}
+	return nil
 }
 
 func TestClientThatGoesAwayCancels(t *testing.T) {
@@ -162,7 +171,7 @@ func TestClientThatGoesAwayCancels(t *testing.T) {
 			if f := failure(t, r.err); f.Reason != reason.ClientGone {
 				t.Errorf("%+v", f)
 			}
-			if d := (<-told).Sub(left); d > 500*time.Millisecond {
+			if d := (<-told).Sub(left); d > 20*time.Second {
 				t.Errorf("the endpoint was told after %v", d)
 			}
 		})
@@ -172,19 +181,25 @@ func TestClientThatGoesAwayCancels(t *testing.T) {
 func TestConnectionThatWentSilentIsGivenUp(t *testing.T) {
 	addr := listenSettled(t)
 	p := newPool(t, http2.Settings{PingTimeout: 300 * time.Millisecond}, addr)
-	call := &transport.Call{Head: head("GET /"), Deadline: time.Now().Add(50 * time.Millisecond)}
-	if f := failure(t, do(p, call).err); f.Reason != reason.UpstreamTimeout {
+	call := newCall()
+	c, err := p.Get(call, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	call.Deadline = time.Now().Add(50 * time.Millisecond)
+	if f := failure(t, c.Do(call)); f.Reason != reason.UpstreamTimeout {
 		t.Fatalf("%+v", f)
 	}
 	// The next request does not go there, although the connection is still open.
-	call = &transport.Call{Head: head("GET /"), Deadline: time.Now().Add(50 * time.Millisecond)}
-	c, err := p.Get(call, false)
+	call = newCall()
+	c, err = p.Get(call, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Reused() {
 		t.Error("a silent connection was used again")
 	}
+	call.Deadline = time.Now().Add(50 * time.Millisecond)
 	var f *transport.Failure
 	if err := c.Do(call); !errors.As(err, &f) || f.Reason != reason.UpstreamTimeout {
 		t.Error(err)
@@ -200,15 +215,23 @@ func TestConnectionThatAnswersThePingIsKept(t *testing.T) {
 			e.headers(v.stream, true, ":status", "200")
 		}
 	}))
-	p := newPool(t, http2.Settings{PingTimeout: time.Minute}, addr)
-	call := &transport.Call{Head: head("GET /"), Deadline: time.Now().Add(20 * time.Millisecond)}
-	if f := failure(t, do(p, call).err); f.Reason != reason.UpstreamTimeout {
-		t.Fatalf("%+v", f)
-	}
-	time.Sleep(150 * time.Millisecond) // the answer comes at once
-	if r := do(p, newCall()); r.err != nil || !r.reused {
-		t.Errorf("%+v", r)
-	}
+	stretched(t, 150*time.Millisecond, func(soon time.Duration) error {
+		p := newPool(t, http2.Settings{PingTimeout: time.Minute}, addr)
+		call := newCall()
+		c, err := p.Get(call, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		call.Deadline = time.Now().Add(20 * time.Millisecond)
+		if f := failure(t, c.Do(call)); f.Reason != reason.UpstreamTimeout {
+			t.Fatalf("%+v", f)
+		}
+		time.Sleep(soon) // the answer comes at once
+		if r := do(p, newCall()); r.err != nil || !r.reused {
+			return fmt.Errorf("%w, %+v", r.err, r)
+		}
+		return nil
+	})
 }
 
 // listenSettled sends SETTINGS and then nothing more, not even the answer to a

@@ -176,7 +176,7 @@ func TestEarlyReplyArrivesDuringAnUpload(t *testing.T) {
 	if r.err != nil || r.status != 413 || r.body != "too much" {
 		t.Errorf("%+v", r)
 	}
-	if d := time.Since(start); d > 2*time.Second {
+	if d := time.Since(start); d > 20*time.Second {
 		t.Errorf("it took %v", d)
 	}
 	select {

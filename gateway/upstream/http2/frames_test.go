@@ -175,7 +175,7 @@ func (e *endpoint) goAway(last uint32, code frames.ErrCode) {
 
 // await waits for a frame of that kind; false when there will be none.
 func await(in <-chan event, kind frames.FrameType) (event, bool) {
-	late := time.After(10 * time.Second)
+	late := time.After(30 * time.Second)
 	for {
 		select {
 		case v, open := <-in:

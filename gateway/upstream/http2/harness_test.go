@@ -40,12 +40,28 @@ func newPool(t testing.TB, s http2.Settings, address string) *http2.Pool {
 
 // eventually waits for what another goroutine brings about.
 func eventually(is func() bool) bool {
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if is() {
 			return true
 		}
 	}
 	return is()
+}
+
+// stretched runs a test of times, which come of d, until it passes: a machine
+// that is too slow for short ones gets longer ones.
+func stretched(t *testing.T, d time.Duration, f func(d time.Duration) error) {
+	t.Helper()
+	for {
+		err := f(d)
+		if err == nil {
+			return
+		}
+		if d > 2*time.Second {
+			t.Fatal(err)
+		}
+		d *= 4
+	}
 }
 
 // serve is a real HTTP/2 server in clear text.

@@ -107,7 +107,7 @@ func TestHostileReplies(t *testing.T) {
 			}))
 			p := newPool(t, http2.Settings{Limits: wire.Limits{Head: 4000, Fields: 30}, Window: 64 << 10}, addr)
 			front := newClient()
-			r := do(p, &transport.Call{Head: head("GET /"), Idle: 5 * time.Second, Deadline: time.Now().Add(5 * time.Second), Front: front, Watch: front})
+			r := do(p, &transport.Call{Head: head("GET /"), Idle: time.Minute, Deadline: time.Now().Add(time.Minute), Front: front, Watch: front})
 			if c.want == nil {
 				if r.err != nil || r.status != 200 || r.fields != "" && r.fields != "X: z\n" {
 					t.Errorf("%+v", r)
@@ -224,15 +224,15 @@ func TestConnectionThatDiesIsStaleOnlyIfItWasUsed(t *testing.T) {
 
 func TestWhoDoesNotSpeakHTTP2IsNotAsked(t *testing.T) {
 	for name, c := range map[string]struct {
-		say  string
-		want string
+		say, want string
+		patience  time.Duration
 	}{
-		"HTTP/1":  {"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", "answered in HTTP/1"},
-		"another": {"SSH-2.0-OpenSSH_9.2\r\n", "instead of sending SETTINGS"},
-		"nobody":  {"", "no SETTINGS"},
+		"HTTP/1":  {"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", "answered in HTTP/1", time.Minute},
+		"another": {"SSH-2.0-OpenSSH_9.2\r\n", "instead of sending SETTINGS", time.Minute},
+		"nobody":  {"", "no SETTINGS", 300 * time.Millisecond},
 	} {
 		addr := listen(t, c.say)
-		p := newPool(t, http2.Settings{DialTimeout: 300 * time.Millisecond}, addr)
+		p := newPool(t, http2.Settings{DialTimeout: c.patience}, addr)
 		f := failure(t, do(p, newCall()).err)
 		if f.Reason != reason.UpstreamConnect || !f.Unsent || !strings.Contains(f.Error(), c.want) {
 			t.Errorf("%s: %s: %v", name, f.Reason.Name, f)

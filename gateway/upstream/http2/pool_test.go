@@ -157,7 +157,7 @@ func TestIdleConnectionMakesRoomForAnotherEndpoint(t *testing.T) {
 	two := newPool(t, http2.Settings{Limiter: b, Manager: m}, serve(t, ok))
 	for i := range 10 {
 		p := []*http2.Pool{one, two}[i%2]
-		r := do(p, &transport.Call{Head: head("GET /"), Deadline: time.Now().Add(5 * time.Second)})
+		r := do(p, &transport.Call{Head: head("GET /"), Deadline: time.Now().Add(time.Minute)})
 		if r.err != nil || r.body != "x" {
 			t.Fatalf("%+v", r)
 		}
