@@ -70,4 +70,8 @@ func (s *Source) Note(node string, at, next time.Time, asked bool) []byte {
 }
 
 // Renew does what the worker does when it is time to.
-func (s *Source) Renew(ctx context.Context) error { return s.renew(ctx) }
+func (s *Source) Renew(ctx context.Context) error {
+	done, err := s.renew(ctx)
+	done()
+	return err
+}

@@ -129,7 +129,7 @@ func (b *bench) secure() string {
 
 func (b *bench) terminator(certs ...tlsterm.CertSource) *tlsterm.Terminator {
 	return tlsterm.New(tlsterm.Settings{
-		Listener: "web", Certificates: certs, MinVersion: tls.VersionTLS12, HandshakeTimeout: 5 * time.Second,
+		Listener: "web", Certificates: certs, MinVersion: tls.VersionTLS12, HandshakeTimeout: time.Minute,
 		Changes: &b.changes, Log: slog.New(slog.DiscardHandler),
 		Challenge: func(name string) *tls.Certificate { return b.node.Challenges().TLS(name) },
 	})

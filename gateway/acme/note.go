@@ -58,11 +58,14 @@ func (s *Source) note(n note) {
 	if st.shared == nil {
 		return
 	}
-	raw, _, err := st.fetch(ctx, s.sharedNoteEntry())
-	if err == nil {
-		err = st.share(ctx, s.sharedNoteEntry(), raw, plain, max(n.next.Sub(n.at), time.Second))
+	err = ErrChanged
+	for i := 0; i < 3 && errors.Is(err, ErrChanged); i++ { // the last note may end meanwhile: its pause is over
+		var raw []byte
+		if raw, _, err = st.fetch(ctx, s.sharedNoteEntry()); err == nil {
+			err = st.share(ctx, s.sharedNoteEntry(), raw, plain, max(n.next.Sub(n.at), time.Second))
+		}
 	}
-	if err != nil && !errors.Is(err, ErrChanged) {
+	if err != nil {
 		s.log.Warn("the other nodes cannot be told of a failure; they may meet it as well", "error", err)
 	}
 }

@@ -9,7 +9,8 @@ import (
 
 // attempt gets a certificate, or says why not and when to try again.
 func (s *Source) attempt(ctx context.Context) {
-	err := s.renew(ctx)
+	done, err := s.renew(ctx)
+	defer done()
 	if s.running.Err() != nil {
 		return // stopped: that is no failure
 	}
@@ -24,11 +25,13 @@ func (s *Source) attempt(ctx context.Context) {
 	}
 }
 
-// renew gets a new certificate, unless another node has stored one.
-func (s *Source) renew(ctx context.Context) error {
+// renew gets a new certificate, unless another node has stored one. done lets the
+// other nodes try: not before they can read why this one has failed.
+func (s *Source) renew(ctx context.Context) (done func(), err error) {
+	done = func() {}
 	st, err := s.node.opened()
 	if err != nil {
-		return err
+		return done, err
 	}
 	held, unlock, err := s.node.lock(ctx, certificateEntry(s.s.Name), s.sharedEntry(), false)
 	alone := isAway(err) && s.inUse != nil && !time.Now().Before(s.alone)
@@ -42,9 +45,9 @@ func (s *Source) renew(ctx context.Context) error {
 		err = fmt.Errorf("%w; nothing is ordered without it before %s", err, s.alone.UTC().Format(time.RFC3339))
 	}
 	if err != nil {
-		return err
+		return done, err
 	}
-	defer unlock()
+	done = unlock
 	shared := st.shared != nil && !alone
 	if shared {
 		err = s.adoptShared(ctx, st)
@@ -52,25 +55,25 @@ func (s *Source) renew(ctx context.Context) error {
 		err = s.adopt(ctx, st)
 	}
 	if err != nil || time.Now().Before(s.due) {
-		return err
+		return done, err
 	}
 	if shared {
 		if err := s.othersFailed(ctx, st); err != nil {
-			return err
+			return done, err
 		}
 	}
 	if err := s.replace(held, st, alone); err != nil {
 		if held.Err() != nil && ctx.Err() == nil {
-			return &awayError{context.Cause(held)}
+			return done, &awayError{context.Cause(held)}
 		}
-		return err
+		return done, err
 	}
 	if shared {
 		if err := s.adoptShared(ctx, st); err != nil { // theirs is older: it gives them ours
 			s.log.Error("a new certificate cannot be stored for the other nodes yet", "error", err)
 		}
 	}
-	return nil
+	return done, nil
 }
 
 // replace orders a certificate and puts it in use.

@@ -28,6 +28,7 @@ type commons struct {
 	entries map[string]entry
 	away    bool
 	locks   map[string]chan struct{}
+	slow    time.Duration // how long a write takes
 }
 
 type entry struct {
@@ -64,6 +65,7 @@ func (c *commons) Get(_ context.Context, name string) ([]byte, error) {
 
 // Replace implements acme.Cache.
 func (c *commons) Replace(_ context.Context, name string, old, data []byte, ttl time.Duration) error {
+	time.Sleep(c.slow)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.away {
@@ -264,6 +266,7 @@ func TestTheStoreComesBack(t *testing.T) {
 // However many nodes, a refusing authority is not asked more often than by one.
 func TestAWeekOfFailuresOfAFleet(t *testing.T) {
 	c := newCommons()
+	c.slow = time.Second // what one node writes, the others cannot read at once
 	benches := []*bench{member(t, c), member(t, c), member(t, c)}
 	synctest.Test(t, func(t *testing.T) {
 		ca := &sullen{reply: answer(403, "unauthorized", "")}
@@ -272,6 +275,11 @@ func TestAWeekOfFailuresOfAFleet(t *testing.T) {
 			s.Through(ca)
 			s.Live()
 			defer s.Close(t.Context())
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := ca.asked(); n != 1 {
+			t.Errorf("asked by %d nodes at once", n)
 		}
 		time.Sleep(7 * day)
 		synctest.Wait()
