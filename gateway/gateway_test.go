@@ -71,7 +71,7 @@ func TestSwapUnderLoadLosesNoRequestAndNoSnapshot(t *testing.T) {
 		done.Go(func() {
 			tr := &http.Transport{MaxIdleConnsPerHost: 1}
 			defer tr.CloseIdleConnections()
-			c := &http.Client{Transport: tr, Timeout: 10 * time.Second}
+			c := &http.Client{Transport: tr, Timeout: time.Minute}
 			for {
 				select {
 				case <-stop:

@@ -71,7 +71,7 @@ func newNode(t testing.TB, edit ...func(*gateway.Settings)) *node {
 	}
 	n.Gateway = gateway.New(s)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		if err := n.Drain(ctx); err != nil {
 			t.Errorf("Drain: %v", err)
@@ -193,7 +193,7 @@ func trust(cidr string) *target.Trust {
 }
 
 // client keeps no connections, so that nothing is left behind.
-var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 
 func get(t testing.TB, method, url string, fields ...string) (status int, body string) {
 	t.Helper()

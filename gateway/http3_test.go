@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -42,7 +43,7 @@ func newSecured(t testing.TB) *secured {
 	}
 	s.term = tlsterm.New(tlsterm.Settings{
 		Listener: "web", Certificates: []tlsterm.CertSource{c}, MinVersion: tls.VersionTLS12,
-		Protocols: []string{"h2", "http/1.1"}, HandshakeTimeout: 5 * time.Second, Changes: changes, Log: log,
+		Protocols: []string{"h2", "http/1.1"}, HandshakeTimeout: time.Minute, Changes: changes, Log: log,
 	})
 	return s
 }
@@ -62,7 +63,7 @@ func (s *secured) off(l *snapshot.Listener, address string) *snapshot.Listener {
 func (s *secured) h3(t testing.TB) *http.Client {
 	tr := &quichttp.Transport{TLSClientConfig: &tls.Config{ServerName: "a.test", RootCAs: s.ca.Pool()}}
 	t.Cleanup(func() { _ = tr.Close() })
-	return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	return &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
 func (s *secured) tcp(t testing.TB, protocols ...string) *http.Client {
@@ -71,7 +72,7 @@ func (s *secured) tcp(t testing.TB, protocols ...string) *http.Client {
 		ForceAttemptHTTP2: len(protocols) == 0, DisableKeepAlives: true,
 	}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	return &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
 func fetch(c *http.Client, url string) (*http.Response, string, error) {
@@ -93,15 +94,26 @@ func mustFetch(t testing.TB, c *http.Client, url string) (*http.Response, string
 	return r, body
 }
 
-// free is an address with a port that neither TCP nor UDP uses now.
+// free is an address with a port that neither TCP nor UDP uses now. It is none
+// of those that systems give to whoever asks for any.
 func free(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		address := fmt.Sprint("127.0.0.1:", 10_000+rand.IntN(20_000))
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			continue
+		}
+		p, err := net.ListenPacket("udp", address)
+		_ = l.Close()
+		if err != nil {
+			continue
+		}
+		_ = p.Close()
+		return address
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("every port is in use")
+	return ""
 }
 
 func TestHTTP3IsServedAndAnnounced(t *testing.T) {
@@ -230,7 +242,7 @@ func TestBusyUDPPortChangesNothing(t *testing.T) {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for range 500 {
+	for range 3000 {
 		if ok() {
 			return
 		}

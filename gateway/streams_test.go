@@ -41,7 +41,7 @@ func tcpServer(t testing.TB, handle func(net.Conn)) (addr string) {
 			}
 			all.Go(func() {
 				defer nc.Close()
-				nc.SetDeadline(time.Now().Add(20 * time.Second))
+				nc.SetDeadline(time.Now().Add(30 * time.Second))
 				handle(nc)
 			})
 		}
@@ -117,7 +117,7 @@ func logged(t testing.TB, n *lines) func(*gateway.Settings) {
 func (n *lines) has(t testing.TB, parts ...string) {
 	t.Helper()
 	var text string
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		text = n.String()
 	next:
 		for line := range strings.Lines(text) {
@@ -139,7 +139,7 @@ func addressOf(t testing.TB, n *node, name string) string {
 // exchange sends text, ends, and returns what comes.
 func talk(t testing.TB, nc net.Conn, text string) (string, error) {
 	t.Helper()
-	nc.SetDeadline(time.Now().Add(20 * time.Second))
+	nc.SetDeadline(time.Now().Add(30 * time.Second))
 	io.WriteString(nc, text)
 	nc.(interface{ CloseWrite() error }).CloseWrite()
 	b, err := io.ReadAll(nc)

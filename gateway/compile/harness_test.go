@@ -111,7 +111,7 @@ func newWorld(t testing.TB) *world {
 }
 
 func (w *world) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := w.gateway.Drain(ctx); err != nil {
 		w.t.Error(err)
@@ -190,7 +190,7 @@ func (w *world) do(path string, fields ...string) *http.Response {
 
 var discard = slog.New(slog.DiscardHandler)
 
-var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 
 // service is an upstream that counts the connections made to it.
 type service struct {

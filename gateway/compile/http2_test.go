@@ -85,7 +85,7 @@ func TestReloadKeepsStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(30 * time.Second))
 	io.WriteString(c, "GET /stream HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
 	more <- "before"
 	r, err := w.build(strings.ReplaceAll(text, "retries: { attempts: 0 }", "retries: { attempts: 1 }"), compile.AllOrNothing)

@@ -39,6 +39,15 @@ func (r *refusals) add(why *reason.Reason) {
 	r.mu.Unlock()
 }
 
+// await is what was refused, once that is want: a client may see a reset before
+// it is counted.
+func (r *refusals) await(want string) string {
+	for end := time.Now().Add(30 * time.Second); r.String() != want && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	return r.String()
+}
+
 func (r *refusals) String() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -91,7 +100,7 @@ func client(t testing.TB) *http.Client {
 	protocols.SetUnencryptedHTTP2(true)
 	rt := &http.Transport{Protocols: protocols, DisableCompression: true}
 	t.Cleanup(rt.CloseIdleConnections)
-	return &http.Client{Transport: rt, Timeout: 30 * time.Second}
+	return &http.Client{Transport: rt, Timeout: time.Minute}
 }
 
 // raw is a client that sends what it likes.
@@ -112,7 +121,7 @@ func dial(t testing.TB, addr string, settings ...http2.Setting) *raw {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	if err := nc.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := nc.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	c := &raw{t: t, nc: nc, Framer: http2.NewFramer(nc, nc)}
@@ -228,10 +237,26 @@ func (c *raw) await(id uint32) (a answer) {
 // eventually waits for a condition; loopback is quick, so it is seldom long.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}
+	}
+}
+
+// stretched runs a test of times, which come of d, until it passes: a machine
+// that is too slow for short ones gets longer ones.
+func stretched(t *testing.T, d time.Duration, f func(d time.Duration) error) {
+	t.Helper()
+	for {
+		err := f(d)
+		if err == nil {
+			return
+		}
+		if d > time.Second {
+			t.Fatal(err)
+		}
+		d *= 4
 	}
 }
 
@@ -259,7 +284,7 @@ func serve(t testing.TB, s h2.Settings) (*web, *h2.Server) {
 
 func (c *web) request(method, path string, body io.Reader) *http.Request {
 	c.t.Helper()
-	r, err := http.NewRequestWithContext(background(c.t, 30*time.Second), method, c.base+path, body)
+	r, err := http.NewRequestWithContext(background(c.t, time.Minute), method, c.base+path, body)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -57,7 +58,7 @@ func TestShutdownLetsStreamsFinish(t *testing.T) {
 	busy.open(1, true, get()...)
 	eventually(t, "both are there", func() bool { return srv.Stats() == h2.Stats{Open: 2, Idle: 1} })
 	ended := make(chan error, 1)
-	go func() { ended <- srv.Shutdown(background(t, 10*time.Second)) }()
+	go func() { ended <- srv.Shutdown(background(t, 30*time.Second)) }()
 	if a := idle.await(1); !a.goAway || a.code != http2.ErrCodeNo {
 		t.Errorf("the idle one: %+v", a)
 	}
@@ -106,19 +107,22 @@ func TestShutdownEndsWithItsContextAndCloseCuts(t *testing.T) {
 
 func TestAnIdleConnectionEnds(t *testing.T) {
 	t.Parallel()
-	var r refusals
-	s := settings(ok, &r)
-	s.IdleTimeout = 200 * time.Millisecond
-	addr, srv := start(t, s)
-	c := dial(t, addr)
-	c.open(1, true, get()...)
-	if a := c.await(1); a.body != "ok" {
-		t.Errorf("got %+v", a)
-	}
-	if a := c.await(3); !a.goAway || a.code != http2.ErrCodeNo {
-		t.Errorf("got %+v", a)
-	}
-	eventually(t, "it is gone", func() bool { return srv.Stats().Open == 0 })
+	stretched(t, 200*time.Millisecond, func(idle time.Duration) error {
+		var r refusals
+		s := settings(ok, &r)
+		s.IdleTimeout = idle
+		addr, srv := start(t, s)
+		c := dial(t, addr)
+		c.open(1, true, get()...)
+		if a := c.await(1); a.body != "ok" {
+			return fmt.Errorf("got %+v", a)
+		}
+		if a := c.await(3); !a.goAway || a.code != http2.ErrCodeNo {
+			return fmt.Errorf("got %+v", a)
+		}
+		eventually(t, "it is gone", func() bool { return srv.Stats().Open == 0 })
+		return nil
+	})
 }
 
 func TestAHeadThatDoesNotEnd(t *testing.T) {
@@ -214,7 +218,7 @@ func TestOverTLS(t *testing.T) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	rt := &http.Transport{Protocols: protocols, TLSClientConfig: &tls.Config{RootCAs: ca.Pool(), ServerName: "api.test"}}
-	resp, err := (&http.Client{Transport: rt, Timeout: 10 * time.Second}).Get("https://" + ln.Addr().String() + "/")
+	resp, err := (&http.Client{Transport: rt, Timeout: time.Minute}).Get("https://" + ln.Addr().String() + "/")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -322,19 +322,32 @@ func TestOneOfThreeIsKilled(t *testing.T) {
 	}
 }
 
-func TestNobodyThere(t *testing.T) {
+// nobody is an address where nobody listens, nor can while the test lasts: it is the
+// near end of a connection.
+func nobody(t testing.TB) string {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln.Close()
-	p := start(t, nil, l4.Backend{Upstream: newUpstream(t, upstream.Settings{}, ln.Addr().String()), Weight: 1})
+	t.Cleanup(func() { ln.Close() })
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.LocalAddr().String()
+}
+
+func TestNobodyThere(t *testing.T) {
+	gone := nobody(t)
+	p := start(t, nil, l4.Backend{Upstream: newUpstream(t, upstream.Settings{}, gone), Weight: 1})
 	if _, err := p.say("x"); err == nil {
 		t.Error("an orderly end")
 	}
 	r := p.record(0)
 	wants(t, r, reason.UpstreamConnect)
-	if r.Endpoint != ln.Addr().String() || r.Attempts != 1 {
+	if r.Endpoint != gone || r.Attempts != 1 {
 		t.Errorf("%+v", r)
 	}
 }
@@ -404,7 +417,11 @@ func TestBadServers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			addr, _ := serve(t, tc.handle)
 			up := newUpstream(t, upstream.Settings{Outlier: upstream.OutlierSettings{Enabled: true, ConsecutiveErrors: 1}}, addr)
-			p := start(t, func(j *l4.Job) { j.Idle = 300 * time.Millisecond }, l4.Backend{Upstream: up, Weight: 1})
+			p := start(t, func(j *l4.Job) {
+				if name == "never answers" {
+					j.Idle = 300 * time.Millisecond
+				}
+			}, l4.Backend{Upstream: up, Weight: 1})
 			nc, err := p.connect()
 			if name == "resets half-way" {
 				io.ReadFull(nc, make([]byte, 4))

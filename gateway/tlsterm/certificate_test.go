@@ -83,7 +83,7 @@ func (w *workbench) issued(name string, r tlstest.Request) *tlsterm.Certificate 
 // terminator is one for these certificates; edit may change its settings.
 func (w *workbench) terminator(edit func(*tlsterm.Settings), certs ...*tlsterm.Certificate) *tlsterm.Terminator {
 	s := tlsterm.Settings{
-		Listener: "web", Protocols: []string{"http/1.1"}, Tickets: tlsterm.NewRotation(time.Hour), MinVersion: tls.VersionTLS12, HandshakeTimeout: 5 * time.Second,
+		Listener: "web", Protocols: []string{"http/1.1"}, Tickets: tlsterm.NewRotation(time.Hour), MinVersion: tls.VersionTLS12, HandshakeTimeout: time.Minute,
 		Changes: &w.changes, Log: slog.New(slog.NewTextHandler(&w.log, nil)),
 	}
 	for _, c := range certs {

@@ -71,7 +71,7 @@ func TestTicketsOutliveTheirTerminator(t *testing.T) {
 	for _, version := range both {
 		keys := tlsterm.NewRotation(time.Hour)
 		before := w.terminator(func(s *tlsterm.Settings) { s.Tickets = keys }, cert)
-		after := w.terminator(func(s *tlsterm.Settings) { s.Tickets, s.HandshakeTimeout = keys, time.Second }, cert)
+		after := w.terminator(func(s *tlsterm.Settings) { s.Tickets, s.HandshakeTimeout = keys, 2*time.Minute }, cert)
 		strangers := w.terminator(nil, cert)
 		none := w.terminator(func(s *tlsterm.Settings) { s.Tickets = nil }, cert)
 		for name, tc := range map[string]struct {

@@ -31,7 +31,7 @@ func probeBy(t *testing.T, h HealthSettings, dial dialFunc, address string) erro
 	if err := h.setDefaults(); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	return newProber(h, dial).probe(ctx, address)
 }

@@ -50,15 +50,21 @@ func says(text string) func(net.Conn) {
 	}
 }
 
-// closed is an address nobody listens on.
+// closed is an address where nobody listens, nor can while the test lasts: it is the
+// near end of a connection.
 func closed(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(func() { ln.Close() })
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.LocalAddr().String()
 }
 
 func probeOnce(t *testing.T, h HealthSettings, address string) error {
@@ -66,7 +72,7 @@ func probeOnce(t *testing.T, h HealthSettings, address string) error {
 	if err := h.setDefaults(); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	return newProber(h, new(net.Dialer).DialContext).probe(ctx, address)
 }
@@ -176,7 +182,7 @@ func TestFlappingServer(t *testing.T) {
 	u := start(t, made(t, Settings{
 		Endpoints: []EndpointSettings{{Address: flapping}, {Address: steady}},
 		HealthCheck: &HealthSettings{
-			Interval: 5 * time.Millisecond, Timeout: 5 * time.Second, Jitter: 50,
+			Interval: 5 * time.Millisecond, Timeout: time.Minute, Jitter: 50,
 		},
 		PanicThreshold: 50,
 		Events:         func(e Event) { changes <- e },

@@ -218,10 +218,13 @@ func TestServiceAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed := "http://" + l.Addr().String()
-	if err := l.Close(); err != nil {
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer c.Close()
+	closed := "http://" + c.LocalAddr().String() // nobody can listen at the near end of a connection
 	release := make(chan struct{})
 	hangs := serve(t, func(http.ResponseWriter, *http.Request) { <-release })
 	defer close(release)
@@ -231,11 +234,15 @@ func TestServiceAway(t *testing.T) {
 	busy := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })
 	broken := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })
 	for name, url := range map[string]string{"closed": closed, "hangs": hangs, "garbage": garbage, "endless": endless, "half": half, "busy": busy, "broken": broken} {
-		p := start(t, "{url: '"+url+"', timeout: 100ms, upstream_headers: [X-User]}", "")
+		timeout := "30s"
+		if name == "hangs" {
+			timeout = "100ms"
+		}
+		p := start(t, "{url: '"+url+"', timeout: "+timeout+", upstream_headers: [X-User]}", "")
 		if r := ask(t, p, "X-User: root\r\n"); r.Status != 503 || r.Refusal.Reason != reason.AuthUnavailable {
 			t.Errorf("%s: %d %v", name, r.Status, r.Refusal)
 		}
-		p = start(t, "{url: '"+url+"', timeout: 100ms, upstream_headers: [X-User], fail_open: true}", "")
+		p = start(t, "{url: '"+url+"', timeout: "+timeout+", upstream_headers: [X-User], fail_open: true}", "")
 		r := ask(t, p, "X-User: root\r\nX-A: 1\r\n")
 		if name == "broken" { // a request may be what breaks it
 			if r.Status != 503 {

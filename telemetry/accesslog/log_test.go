@@ -75,7 +75,7 @@ func TestLinesAppearWithoutClose(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "access.log")
 	l := open(t, accesslog.Settings{Path: path, Sample: 1, Format: "console"})
 	l.Write(&accesslog.Record{Method: "GET", Path: "/x", Status: 200})
-	for stop := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for stop := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if b, _ := os.ReadFile(path); strings.Contains(string(b), "200 GET /x") {
 			return
 		}

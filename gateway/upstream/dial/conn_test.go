@@ -76,6 +76,9 @@ func TestQuiet(t *testing.T) {
 				exchangeByte(t, c) // TLS 1.3: tickets may be left unread
 				<-stepped
 				time.Sleep(2 * time.Millisecond)
+				for end := time.Now().Add(30 * time.Second); !tc.quiet && c.Quiet() && time.Now().Before(end); {
+					time.Sleep(time.Millisecond)
+				}
 				for range 2 {
 					if got := c.Quiet(); got != tc.quiet {
 						t.Errorf("quiet %v", got)
@@ -226,7 +229,7 @@ func TestCloseDoesNotWait(t *testing.T) {
 	}
 	began := time.Now()
 	nc.Close()
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 4*time.Second {
 		t.Errorf("closing took %v", took)
 	}
 }

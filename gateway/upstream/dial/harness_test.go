@@ -79,7 +79,7 @@ func serveTLS(t testing.TB, config *tls.Config, f func(*tls.Conn)) (addr string)
 
 func linger(nc net.Conn) {
 	nc.(*net.TCPConn).CloseWrite()
-	nc.SetReadDeadline(time.Now().Add(time.Second))
+	nc.SetReadDeadline(time.Now().Add(30 * time.Second))
 	io.Copy(io.Discard, nc)
 }
 
@@ -129,7 +129,7 @@ func (b *bench) server(r tlstest.Request) *tls.Config {
 // dialer is a loaded one that trusts the authority, unless edit says otherwise.
 func (b *bench) dialer(edit func(*dial.Settings)) *dial.Dialer {
 	b.t.Helper()
-	s := dial.Settings{Timeout: 5 * time.Second, TLS: &dial.TLSSettings{
+	s := dial.Settings{Timeout: time.Minute, TLS: &dial.TLSSettings{
 		Upstream: "users", CAFile: b.path("ca.pem"), Log: slog.New(slog.NewTextHandler(&b.log, nil)),
 	}}
 	if edit != nil {
@@ -153,7 +153,7 @@ func meet(t testing.TB, d *dial.Dialer, address string) (tls.ConnectionState, er
 		return tls.ConnectionState{}, err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.SetDeadline(time.Now().Add(30 * time.Second))
 	if _, err := c.Write([]byte("x")); err != nil {
 		return tls.ConnectionState{}, err
 	}
@@ -161,6 +161,23 @@ func meet(t testing.TB, d *dial.Dialer, address string) (tls.ConnectionState, er
 		return tls.ConnectionState{}, err
 	}
 	return c.(*dial.Conn).ConnectionState(), nil
+}
+
+// nobody is an address where nobody listens, nor can while the test lasts: it is the
+// near end of a connection.
+func nobody(t testing.TB) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.LocalAddr().String()
 }
 
 // refused wants a failure of TLS with this text.
