@@ -27,7 +27,7 @@ func TestFirstCertificate(t *testing.T) {
 	}{
 		"tls-alpn-01":             {acmetest.Settings{}, func(s *acme.Settings) { s.Challenges = []acme.Kind{acme.TLSALPN01} }},
 		"http-01":                 {acmetest.Settings{}, func(s *acme.Settings) { s.Challenges = []acme.Kind{acme.HTTP01} }},
-		"most nonces are refused": {acmetest.Settings{RejectNonces: 60}, nil},
+		"many nonces are refused": {acmetest.Settings{RejectNonces: 30}, nil},
 		"an RSA key":              {acmetest.Settings{}, func(s *acme.Settings) { s.RSA = true }},
 		"an external account": {acmetest.Settings{Binding: map[string]string{"kid-1": key}}, func(s *acme.Settings) {
 			s.BindingID, s.BindingKey, s.Email = "kid-1", bytes.Repeat([]byte("k"), 32), "ops@example.com"
