@@ -12,7 +12,17 @@ import (
 func TestConformance(t *testing.T) {
 	off := defaultPolicy()
 	off.Name, off.Mode = "off", "off"
-	plugintest.Run(t, waf.Factory(engine.NewPool(), &sink{}), plugintest.Options{
+	pool := engine.NewPool()
+	kept, err := pool.Guard(defaultPolicy(), plugins.Route{Name: "test"}) // else the engine is built anew each time
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := kept.Close(); err != nil || pool.Len() != 0 {
+			t.Errorf("%v, %d engines left open", err, pool.Len())
+		}
+	}()
+	plugintest.Run(t, waf.Factory(pool, &sink{}), plugintest.Options{
 		Good: []string{"{}", "{mode: detect}", "{policy: default, mode: block}", "{policy: 'off'}"},
 		Bad: []plugintest.Bad{
 			{YAML: "policy: strict", Want: `policy: "strict" is not defined; known: default, off`},
