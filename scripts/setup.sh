@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
 # Installs what tests and benchmarks need beyond Go, where it is missing, on
 # Debian and its relatives; elsewhere it says what to install.
-#   scripts/setup.sh         for make test
-#   scripts/setup.sh bench   also nginx, HAProxy and the load generators
+#   scripts/setup.sh              for make test
+#   scripts/setup.sh bench        also nginx, HAProxy and the load generators
+#   scripts/setup.sh containers   also a container engine and what its images are made of
 set -euo pipefail
-declare -A package=([curl]=curl [redis-server]=redis-server [dnsmasq]=dnsmasq-base [node]=nodejs [npm]=npm)
-if [[ ${1:-} == bench ]]; then
-	package+=([nginx]=nginx-light [haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client)
-fi
+declare -A package=([curl]=curl [redis-server]=redis-server [dnsmasq]=dnsmasq-base [node]=nodejs [npm]=npm [systemd-socket-activate]=systemd)
+case ${1:-} in
+bench)
+	package+=([nginx]=nginx-light [haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client) ;;
+containers)
+	package+=([dockerd]=docker.io [busybox]=busybox-static [prometheus]=prometheus [ip]=iproute2)
+	if ! docker compose version >/dev/null 2>&1; then package+=([docker-compose]=docker-compose); fi ;;
+esac
 missing=()
 for command in "${!package[@]}"; do
 	PATH=$PATH:/usr/sbin command -v "$command" >/dev/null || missing+=("${package[$command]}")

@@ -18,18 +18,20 @@ import (
 // compose is what the tests need of docker-compose.yml; other keys of a service
 // are errors, so that a slip does not go unnoticed.
 type compose struct {
-	Name     string
 	Services map[string]composeService
 	Volumes  map[string]struct{}
-	Node     any `yaml:"x-node"`
+	Confined any `yaml:"x-confined"`
 	Shared   any `yaml:"x-gatehouse"`
+	Node     any `yaml:"x-node"`
 }
 
 type composeService struct {
 	Image           string
 	Restart         string
+	User            string
 	ReadOnly        bool     `yaml:"read_only"`
 	CapDrop         []string `yaml:"cap_drop"`
+	CapAdd          []string `yaml:"cap_add"`
 	SecurityOpt     []string `yaml:"security_opt"`
 	StopGracePeriod string   `yaml:"stop_grace_period"`
 	NetworkMode     string   `yaml:"network_mode"`
@@ -38,8 +40,12 @@ type composeService struct {
 	Environment     map[string]string
 	Ports           []string
 	Volumes         []string
-	DependsOn       map[string]struct{ Condition string } `yaml:"depends_on"`
-	Healthcheck     struct {
+	Logging         struct {
+		Driver  string
+		Options map[string]string
+	}
+	DependsOn   map[string]struct{ Condition string } `yaml:"depends_on"`
+	Healthcheck struct {
 		Test              []string
 		Interval, Timeout string
 		Retries           int

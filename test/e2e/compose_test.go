@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -20,8 +19,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// TestComposeFile checks what can be checked without an engine, and with one
-// that all of it works.
+// TestComposeFile checks what can be checked without an engine; TestContainers
+// does the rest.
 func TestComposeFile(t *testing.T) {
 	c := readCompose(t)
 	want := []string{"balancer", "node-1", "node-2", "orders", "prometheus", "publish", "redis", "secrets", "users"}
@@ -31,10 +30,13 @@ func TestComposeFile(t *testing.T) {
 		if s.Image == "" {
 			t.Errorf("%s has no image", name)
 		}
-		if ours := strings.Contains(s.Image, "gatehouse"); ours && (!s.ReadOnly || len(s.CapDrop) != 1 || s.CapDrop[0] != "ALL") {
+		if !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) || !slices.Equal(s.SecurityOpt, []string{"no-new-privileges:true"}) || len(s.CapAdd) > 0 && name != "secrets" {
 			t.Errorf("%s may do more than it has to", name)
 		}
-		if s.Restart == "" && name != "secrets" {
+		if s.Logging.Options["max-size"] == "" {
+			t.Errorf("%s fills the disk with its log", name)
+		}
+		if s.Restart == "" || s.Restart == "no" && name != "secrets" {
 			t.Errorf("%s stays away when it ends", name)
 		}
 		for other, how := range s.DependsOn {
@@ -61,8 +63,40 @@ func TestComposeFile(t *testing.T) {
 		t.Errorf("services: %v", have)
 	}
 	dockerfile(t)
-	if exec.Command("docker", "info").Run() == nil {
-		withEngine(t)
+}
+
+// TestAlerts reads the rules as Prometheus would, and knows all they ask for.
+func TestAlerts(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(root, "deploy/fleet-alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c struct {
+		Groups []struct {
+			Name  string
+			Rules []struct{ Alert, Expr, For string }
+		}
+	}
+	d := yaml.NewDecoder(strings.NewReader(string(b)))
+	d.KnownFields(true)
+	if err := d.Decode(&c); err != nil || len(c.Groups) != 1 {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	known, err := os.ReadFile(filepath.Join(root, "docs/metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range c.Groups[0].Rules {
+		if r.For != "" {
+			if _, err := time.ParseDuration(r.For); err != nil {
+				t.Errorf("%s: %v", r.Alert, err)
+			}
+		}
+		for _, name := range regexp.MustCompile(`gatehouse_\w+`).FindAllString(r.Expr, -1) {
+			if !strings.Contains(string(known), "| `"+name+"` |") {
+				t.Errorf("%s: there is no metric %s", r.Alert, name)
+			}
+		}
 	}
 }
 
@@ -95,37 +129,6 @@ func dockerfile(t *testing.T) {
 		t.Error("the binary needs a dynamic linker")
 	}
 }
-
-// withEngine builds the image and starts everything.
-func withEngine(t *testing.T) {
-	t.Helper()
-	project := fmt.Sprintf("gatehouse-test-%d", os.Getpid())
-	address, prometheus := freeAddress(t), freeAddress(t)
-	run := func(name string, args ...string) string {
-		t.Helper()
-		cmd := exec.Command(name, args...)
-		cmd.Dir = root
-		cmd.Env = append(os.Environ(), "GATEHOUSE_IMAGE=gatehouse:"+project, "GATEHOUSE_PORT="+portIn(address), "PROMETHEUS_PORT="+portIn(prometheus))
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
-		}
-		return string(out)
-	}
-	run("make", "image", "VERSION="+project)
-	defer run("docker", "image", "rm", "--force", "gatehouse:"+project)
-	defer run("docker", "compose", "-p", project, "down", "--volumes")
-	run("docker", "compose", "-p", project, "up", "--detach", "--wait", "--scale", "publish=0")
-	run("docker", "compose", "-p", project, "run", "--rm", "publish")
-	for path, want := range map[string]string{"/users/1": "hello from users\n", "/orders": "hello from orders\n"} {
-		eventually(t, path+" is answered", func() error { return answersWith("http://"+address+path, want) })
-	}
-	eventually(t, "Prometheus sees the nodes", func() error {
-		return fetch(client, "GET", "http://"+prometheus+"/api/v1/query?query=gatehouse_build_info")
-	})
-}
-
-func portIn(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
 
 func answersWith(u, want string) error {
 	r, err := client.Get(u)
@@ -260,11 +263,17 @@ func scrape(t *testing.T, m *machines) {
 		Global struct {
 			Interval string `yaml:"scrape_interval"`
 		}
+		Rules []string `yaml:"rule_files"`
 	}
 	d := yaml.NewDecoder(strings.NewReader(m.places.Replace(string(b))))
 	d.KnownFields(true)
 	if err := d.Decode(&c); err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range c.Rules {
+		if s.mounted("/etc/prometheus/"+name) == "" {
+			t.Errorf("%s is not mounted", name)
+		}
 	}
 	if _, err := time.ParseDuration(c.Global.Interval); err != nil || len(c.Scrape) != 1 || len(c.Scrape[0].Static) != 1 || len(c.Scrape[0].Static[0].Targets) != 3 {
 		t.Fatalf("%+v, %v", c, err)
