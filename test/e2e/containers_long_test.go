@@ -218,13 +218,14 @@ func testCompose(t *testing.T, e *engine) {
 		t.Errorf("Redis without a password: %v, %q", err, out)
 	}
 
-	// One limit for both nodes, by a revision that is applied as the file says.
+	// One limit for both nodes, by a revision that is applied as the file says. On
+	// a busy machine Redis may be late: such a request is refused, counted or not.
 	shared, err := os.ReadFile(filepath.Join(root, "deploy/compose/shared.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	const limited = 7
-	edited := strings.Replace(string(shared), "limit: 1000, per: 1s", fmt.Sprintf("limit: %d, per: 24h", limited), 1)
+	edited := strings.Replace(string(shared), "limit: 1000, per: 1s", fmt.Sprintf("limit: %d, per: 24h, on_store_failure: closed", limited), 1)
 	if edited == string(shared) {
 		t.Fatal("shared.yaml has another limit now")
 	}
@@ -236,7 +237,7 @@ func testCompose(t *testing.T, e *engine) {
 		t.Errorf("apply:\n%s", out)
 	}
 	series := `gatehouse_route_requests_total{code="429",route="users"}`
-	granted := 0
+	granted, late := 0, 0
 	eventually(t, "both nodes refuse", func() error {
 		code, body, err := e.get("http://" + web + "/users")
 		switch {
@@ -244,6 +245,8 @@ func testCompose(t *testing.T, e *engine) {
 			t.Fatal(err)
 		case code == http.StatusOK:
 			granted++
+		case code == http.StatusServiceUnavailable:
+			late++
 		case code != http.StatusTooManyRequests:
 			t.Fatalf("%d %q", code, body)
 		}
@@ -254,8 +257,8 @@ func testCompose(t *testing.T, e *engine) {
 		}
 		return nil
 	})
-	if granted != limited {
-		t.Errorf("%d of %d requests were let through", granted, limited)
+	if granted > limited || granted+late < limited {
+		t.Errorf("%d of %d requests were let through, for %d Redis was late", granted, limited, late)
 	}
 
 	// A node that crashes is started again, and nobody notices.
