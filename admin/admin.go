@@ -55,6 +55,8 @@ type Settings struct {
 	Fleet *fleet.Publisher
 	// Members lists the nodes that share a store; nil: this one shares nothing.
 	Members func(context.Context) ([]nodes.Member, error)
+	// Quotas are those of the live config; nil: they cannot be told.
+	Quotas Quotas
 	// Registry is the service registry; nil: there is none.
 	Registry *registry.Registry
 }
@@ -85,6 +87,7 @@ func New(s Settings) (*Server, error) {
 	mux.Handle("GET /api/v1/status", a.guarded(http.HandlerFunc(a.status)))
 	a.fleetRoutes(mux)
 	a.serviceRoutes(mux)
+	a.quotaRoutes(mux)
 	if s.Pprof {
 		mux.Handle("GET /debug/pprof/", a.guarded(http.HandlerFunc(pprof.Index)))
 		mux.Handle("GET /debug/pprof/cmdline", a.guarded(http.HandlerFunc(pprof.Cmdline)))

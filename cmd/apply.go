@@ -25,7 +25,6 @@ type fleetClient struct {
 }
 
 func (c *fleetClient) complete(env *environment) error {
-	c.publishes = true
 	return c.adminClient.complete(env, c.Node)
 }
 

@@ -23,8 +23,6 @@ type adminClient struct {
 	Token   string `env:"GATEHOUSE_TOKEN" help:"The node's admin token. Default: what is in DATA_DIR/admin.token." placeholder:"TOKEN"`
 	DataDir string `help:"The node's data folder. Default: that of the node's config, else ./data." placeholder:"DATA_DIR"`
 	Output  string `short:"o" enum:"text,json" default:"text" help:"text for people, json for programs."`
-
-	publishes bool // the command's --config is what it publishes
 }
 
 const (
@@ -69,20 +67,19 @@ func (c *adminClient) complete(env *environment, node string) error {
 	path := filepath.Join(c.DataDir, "admin.token")
 	token, err := readFile(path)
 	if err != nil {
-		return fmt.Errorf("no admin token: %w; name the node's data folder with --data-dir, its config with %s, or give --token", err, c.nodeFlag())
+		return fmt.Errorf("no admin token: %w; %s", err, whichToken)
 	}
-	c.Token = strings.TrimSpace(string(token))
+	if c.Token = strings.TrimSpace(string(token)); c.Token == "" {
+		return fmt.Errorf("no admin token: %s is empty; %s", path, whichToken)
+	}
 	return nil
 }
 
-// nodeFlag is the flag that names the node's config: files to publish have the
-// other name.
-func (c *adminClient) nodeFlag() string {
-	if c.publishes {
-		return "--node"
-	}
-	return "--config"
-}
+// What a user can do about a node that is not found, and one that is another.
+const (
+	whichNode  = "name another with --server, or its config with --node"
+	whichToken = "name the node's data folder with --data-dir, its config with --node, or give --token"
+)
 
 // reachable is an address to connect to for one to listen on.
 func reachable(address string) string {
@@ -159,29 +156,41 @@ func (c *adminClient) do(q call) ([]byte, error) {
 	defer client.CloseIdleConnections()
 	resp, err := client.Do(req)
 	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
-			err = u.Err // its text repeats the address
-		}
-		return nil, fmt.Errorf("the node cannot be reached at %s: %w; name another with --server, or its config with %s", c.Server, err, c.nodeFlag())
+		return nil, c.unreachable(err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // what was sent has been answered
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized:
-		return nil, fmt.Errorf("%s does not accept the token: it belongs to another node, or the node's data folder was replaced", c.Server)
+		return nil, fmt.Errorf("%s does not accept the token: it belongs to another node, or the node's data folder was replaced; %s", c.Server, whichToken)
 	case resp.Header.Get("Content-Type") == "application/problem+json":
 		e := new(refusedError)
 		if err := json.Unmarshal(body, &e.Problem); err == nil {
 			return nil, e
 		}
 		fallthrough
+	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusMethodNotAllowed:
+		path, _, _ := strings.Cut(q.path, "?")
+		return nil, fmt.Errorf("%s answers %s to %s %s: that is no node's admin address, or the node is of an older version than this command; %s", c.Server, resp.Status, q.method, path, whichNode)
 	case resp.StatusCode/100 != 2:
-		return nil, fmt.Errorf("%s answers %s: is that a node's admin address?", c.Server, resp.Status)
+		return nil, c.stranger(resp)
 	case err != nil:
 		return nil, fmt.Errorf("the node's answer: %w", err)
 	}
 	return body, nil
+}
+
+// unreachable says why there is no answer.
+func (c *adminClient) unreachable(err error) error {
+	if u := new(url.Error); errors.As(err, &u) {
+		err = u.Err // its text repeats the address
+	}
+	return fmt.Errorf("the node cannot be reached at %s: %w; %s", c.Server, err, whichNode)
+}
+
+// stranger says that an answer is none of a node's.
+func (c *adminClient) stranger(resp *http.Response) error {
+	return fmt.Errorf("%s answers %s, and not as a node's admin address does; %s", c.Server, resp.Status, whichNode)
 }
 
 // get reads JSON into out.
@@ -196,7 +205,7 @@ func (c *adminClient) ask(q call, out any) error {
 		return err
 	}
 	if err := json.Unmarshal(body, out); err != nil {
-		return fmt.Errorf("%s answers something that is not understood here: %w", c.Server, err)
+		return fmt.Errorf("%s answers something that is not understood here (%w): that is no node's admin address, or the node is of another version; %s", c.Server, err, whichNode)
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ type commands struct {
 	Diff         diffCommand         `cmd:"" help:"Print what is different between two revisions."`
 	Explain      explainCommand      `cmd:"" help:"Tell which route, plugins and upstream a request would take, without sending it."`
 	Services     servicesCommand     `cmd:"" help:"List the services in the registry; register, drain and deregister instances."`
+	Quotas       quotasCommand       `cmd:"" help:"List what consumers have used of their quotas; reset it."`
 	Demo         demoCommand         `cmd:"" help:"Start two sample upstreams and the gateway on loopback, and print commands to try."`
 	Schema       schemaCommand       `cmd:"" help:"Print the JSON schema of the config, for editors."`
 	Build        buildCommand        `cmd:"" help:"Build a custom binary with more plugins."`

@@ -52,6 +52,7 @@ func (n *node) openLimits(ctx context.Context, c config.Node) ratelimit.Fleet {
 	n.limits = limits.New(limits.Settings{
 		Store: n.store, Alone: c.Store.Redis == nil, Live: n.liveNodes, Log: n.log, Metrics: n.metrics.Registerer(),
 	})
+	n.quotas.limits = n.limits
 	n.limits.Start(ctx)
 	return n.limits
 }

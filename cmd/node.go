@@ -12,6 +12,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/admin"
 	"github.com/gatehouse-proxy/gatehouse/config"
+	"github.com/gatehouse-proxy/gatehouse/config/problem"
 	"github.com/gatehouse-proxy/gatehouse/control"
 	"github.com/gatehouse-proxy/gatehouse/control/handover"
 	"github.com/gatehouse-proxy/gatehouse/control/limits"
@@ -55,6 +56,7 @@ type node struct {
 	change    change           // to another process
 	announcer *nodes.Announcer // nil: there is nobody to tell, or fleet does
 	limits    *limits.Limits
+	quotas    quotas // of the live config
 }
 
 // nodeSettings are what newNode builds a node from.
@@ -130,7 +132,7 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	}
 	n.loop = control.New(control.Settings{
 		Load: s.load, Paths: s.watch, Compiler: n.compiler,
-		Gateway: n.gateway, Prepare: n.events.prepare, Metrics: n.metrics, Log: n.log,
+		Gateway: n.gateway, Prepare: n.prepare, Metrics: n.metrics, Log: n.log,
 	})
 	if err := n.openAdmin(ctx, s); err != nil {
 		return err
@@ -151,6 +153,15 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	}
 	n.serveEureka()
 	return nil
+}
+
+// prepare makes ready what a config asks of the node besides a snapshot.
+func (n *node) prepare(cfg *config.Config) (commit, undo func(), problems []problem.Problem) {
+	open, undo, problems := n.events.prepare(cfg)
+	return func() {
+		open()
+		n.quotas.follow(cfg)
+	}, undo, problems
 }
 
 // goLive makes the first config live, or follows the store for one.
@@ -210,7 +221,7 @@ func (n *node) openAdmin(ctx context.Context, set nodeSettings) (err error) {
 	s := admin.Settings{
 		Address: c.Admin.Address, Sockets: set.sockets, DataDir: c.DataDir, Pprof: c.Admin.Pprof, Log: n.log,
 		Metrics: n.metrics.Handler(), Ready: n.loop.Ready,
-		Detail: func() any { return n.status() }, Registry: n.registry,
+		Detail: func() any { return n.status() }, Registry: n.registry, Quotas: &n.quotas,
 	}
 	if n.fleet != nil {
 		s.Fleet = n.fleet.publisher

@@ -37,7 +37,6 @@ type registryClient struct {
 }
 
 func (c *registryClient) complete(env *environment) error {
-	c.publishes = true
 	return c.adminClient.complete(env, c.Node)
 }
 
@@ -140,16 +139,16 @@ type servicesRegisterCommand struct {
 
 // Run registers an instance.
 func (c *servicesRegisterCommand) Run(env *environment) error {
-	if err := c.complete(env); err != nil {
-		return err
-	}
 	host, text, err := net.SplitHostPort(c.Address)
 	port, errPort := strconv.Atoi(text)
-	if err != nil || errPort != nil {
-		return &usageError{fmt.Errorf("gatehouse: %q is no HOST:PORT", c.Address)}
+	if err != nil || errPort != nil || host == "" || port < 1 || port > 65535 {
+		return &usageError{fmt.Errorf("gatehouse: <address> must be HOST:PORT, such as 10.0.0.7:8080 or [2001:db8::7]:8080, got %q", c.Address)}
 	}
 	if c.TTL != 0 && c.TTL < registry.MinTTL {
 		return &usageError{fmt.Errorf("gatehouse: --ttl must be at least %v, got %v", registry.MinTTL, c.TTL)}
+	}
+	if err := c.complete(env); err != nil {
+		return err
 	}
 	if c.ID == "" {
 		c.ID = c.Address

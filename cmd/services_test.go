@@ -87,7 +87,9 @@ func TestServicesOfANode(t *testing.T) {
 		t.Errorf("%v, %+v", err, all)
 	}
 	services(2, "host must be a host name", "register", "users", "a b:80", "--id", "x")
-	services(2, "is no HOST:PORT", "register", "users", "a")
+	for _, address := range []string{"a", "a:", ":80", "a:x", "a:0", "a:65536"} {
+		services(2, "<address> must be HOST:PORT", "register", "users", address)
+	}
 	services(2, "must be at least 1s", "register", "users", "a:1", "--ttl", "1ms")
 	services(1, "there is no such instance", "drain", "users", "nobody")
 	services(1, "there is no service", "list", "nobody")

@@ -14,8 +14,8 @@ import (
 
 type statusCommand struct {
 	adminClient
-	Config string `short:"c" help:"Config of the node, to find its admin address and data folder." placeholder:"FILE"`
-	Ready  bool   `help:"Only tell whether the node may get traffic, as /readyz does; needs no token."`
+	Node  string `short:"c" aliases:"config" help:"Config of the node that is asked, to find its admin address and data folder; --config is the same." placeholder:"FILE"`
+	Ready bool   `help:"Only tell whether the node may get traffic, as /readyz does; needs no token."`
 }
 
 // Help is what is shown besides the flags.
@@ -34,11 +34,11 @@ func (c *statusCommand) Run(env *environment) error {
 	if c.Ready {
 		return c.ready(env)
 	}
-	if err := c.complete(env, c.Config); err != nil {
+	if err := c.complete(env, c.Node); err != nil {
 		return err
 	}
-	body, err := c.do(call{method: http.MethodGet, path: "/api/v1/status"})
-	if err != nil {
+	var body json.RawMessage
+	if err := c.get("/api/v1/status", &body); err != nil {
 		return err
 	}
 	var s status
@@ -75,14 +75,14 @@ func (c *statusCommand) ready(env *environment) error {
 	if c.Token == "" {
 		c.Token = "none" // or one is looked for
 	}
-	if err := c.complete(env, c.Config); err != nil {
+	if err := c.complete(env, c.Node); err != nil {
 		return err
 	}
 	client := &http.Client{Timeout: clientTimeout}
 	defer client.CloseIdleConnections()
 	resp, err := client.Get(strings.TrimSuffix(c.Server, "/") + "/readyz")
 	if err != nil {
-		return fmt.Errorf("the node cannot be reached: %w", err)
+		return c.unreachable(err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // what was sent has been answered
 	var answer struct {
@@ -90,7 +90,7 @@ func (c *statusCommand) ready(env *environment) error {
 		Reason string
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&answer); err != nil {
-		return fmt.Errorf("%s answers %s: is that a node's admin address?", c.Server, resp.Status)
+		return c.stranger(resp)
 	}
 	if !answer.Ready {
 		return fmt.Errorf("not ready: %s", visible(answer.Reason))

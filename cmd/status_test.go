@@ -83,13 +83,15 @@ func TestStatusSaysWhyItCannotTell(t *testing.T) {
 		err  string
 	}{
 		{[]string{"--server", "127.0.0.1:1", "--token", "x"}, 1, "the node cannot be reached at http://127.0.0.1:1: "},
-		{[]string{"--server", other.URL, "--token", "x"}, 1, "answers something else than a node's status"},
-		{[]string{"--server", other.URL, "--token", "redirect"}, 1, "answers 302 Found: is that a node's admin address?"},
+		{[]string{"--server", other.URL, "--token", "x"}, 1, "answers something that is not understood here"},
+		{[]string{"--server", other.URL, "--token", "redirect"}, 1, "answers 302 Found, and not as a node's admin address does"},
 		{[]string{"--server", other.URL + "/x", "--token", "x"}, 1, "answers 418"},
 		{[]string{"--data-dir", t.TempDir()}, 1, "no admin token: "},
 		{[]string{"--server", "http://", "--token", "x"}, 2, "must be HOST:PORT or a URL"},
 		{[]string{"-c", "missing.yaml"}, 2, "missing.yaml"},
 		{[]string{"-c", off}, 2, "node.admin.address is off"},
+		{[]string{"--config", off}, 2, "node.admin.address is off"},
+		{[]string{"--node", off}, 2, "node.admin.address is off"},
 		{[]string{"-o", "xml"}, 2, "must be one of"},
 	} {
 		if r := run(t, "", append([]string{"status"}, c.args...)...); r.code != c.code || !strings.Contains(r.err, c.err) || r.out != "" {

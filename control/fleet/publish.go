@@ -319,7 +319,7 @@ func (p *Publisher) Apply(ctx context.Context, d Draft, wait time.Duration, roll
 func (p *Publisher) rollback(ctx context.Context, a *Applied) {
 	n, bad := a.Revision.Number, a.Outcome.Refused[0]
 	if n == 1 {
-		a.Error = "there is no earlier revision to go back to"
+		a.Error = "there is no earlier revision to go back to: revision 1 stays published, and live where it could be made so; mend what is wrong and apply again"
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)

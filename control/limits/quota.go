@@ -28,18 +28,22 @@ const (
 
 // Quota implements ratelimit.Fleet. Quotas of one name are one quota.
 func (n *Limits) Quota(s ratelimit.QuotaSettings) (ratelimit.Quota, error) {
-	if s.Location == nil {
-		s.Location = time.UTC
+	return &quota{n.ledger(s.Name, s.Location), s.Leased, s.OnFailure}, nil
+}
+
+func (n *Limits) ledger(name string, in *time.Location) *ledger {
+	if in == nil {
+		in = time.UTC
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	name := s.Name + "\x00" + s.Location.String()
-	l := n.ledgers[name]
+	full := name + "\x00" + in.String()
+	l := n.ledgers[full]
 	if l == nil {
-		l = &ledger{node: n, name: s.Name, in: s.Location, space: newSpace("quota", name, nil), accounts: map[string]*account{}}
-		n.ledgers[name] = l
+		l = &ledger{node: n, name: name, in: in, space: newSpace("quota", full, nil), accounts: map[string]*account{}}
+		n.ledgers[full] = l
 	}
-	return &quota{l, s.Leased, s.OnFailure}, nil
+	return l
 }
 
 // ledger counts for all quotas of one name on this node.
@@ -96,13 +100,21 @@ func (a *account) roll(now time.Time) {
 		if now.Before(p.end) && !now.Before(p.start) {
 			continue
 		}
-		y, m, d := now.In(a.ledger.in).Date()
-		start, end, name := time.Date(y, m, d, 0, 0, 0, 0, a.ledger.in), time.Date(y, m, d+1, 0, 0, 0, 0, a.ledger.in), ".d20060102"
-		if i == 1 {
-			start, end, name = time.Date(y, m, 1, 0, 0, 0, 0, a.ledger.in), time.Date(y, m+1, 1, 0, 0, 0, 0, a.ledger.in), ".m200601"
-		}
-		*p = period{start: start, end: end, key: a.key + start.Format(name)}
+		start, end := periodOf(i, now, a.ledger.in)
+		*p = period{start: start, end: end, key: a.key + start.Format(periodNames[i])}
 	}
+}
+
+// periodNames make the day's and the month's counter of a key, by their beginning.
+var periodNames = [2]string{".d20060102", ".m200601"}
+
+// periodOf is the day, or the month, that now is in.
+func periodOf(i int, now time.Time, in *time.Location) (start, end time.Time) {
+	y, m, d := now.In(in).Date()
+	if i == 0 {
+		return time.Date(y, m, d, 0, 0, 0, 0, in), time.Date(y, m, d+1, 0, 0, 0, 0, in)
+	}
+	return time.Date(y, m, 1, 0, 0, 0, 0, in), time.Date(y, m+1, 1, 0, 0, 0, 0, in)
 }
 
 // Take implements ratelimit.Quota.

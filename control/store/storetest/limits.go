@@ -122,6 +122,8 @@ func counters(t *testing.T, s store.Store, again func() store.Store) {
 		{-4, 10, 0, 16, -4},
 		{-100, 0, 0, 0, -16},
 		{2, 0, 0, 2, 2},
+		{-1 << 53, 10, 0, 0, -2},
+		{0, 0, 0, 0, 0},
 	} {
 		out, err := again().Count(ctx, []store.Count{{Key: "day", N: c.n, Limit: c.limit, AtLeast: c.least, End: end}})
 		if err != nil || len(out) != 1 || out[0] != (store.Counted{Sum: c.sum, Added: c.added}) {
