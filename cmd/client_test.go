@@ -31,9 +31,20 @@ func TestWhatIsWrongWithANode(t *testing.T) {
 	}
 	cfg := file(t, good)
 	for _, command := range [][]string{
-		{"status"}, {"plan", "-c", cfg}, {"apply", "-c", cfg, "-m", "x"}, {"rollback", "1", "-m", "x"}, {"history"}, {"show", "1"}, {"diff", "1", "2"},
-		{"services"}, {"services", "register", "a", "10.0.0.1:80"}, {"services", "deregister", "a", "b"}, {"services", "drain", "a", "b"}, {"services", "status", "a", "b", "up"},
-		{"quotas"}, {"quotas", "reset", "ann"},
+		{"status"},
+		{"plan", "-c", cfg},
+		{"apply", "-c", cfg, "-m", "x"},
+		{"rollback", "1", "-m", "x"},
+		{"history"},
+		{"show", "1"},
+		{"diff", "1", "2"},
+		{"services"},
+		{"services", "register", "a", "10.0.0.1:80"},
+		{"services", "deregister", "a", "b"},
+		{"services", "drain", "a", "b"},
+		{"services", "status", "a", "b", "up"},
+		{"quotas"},
+		{"quotas", "reset", "ann"},
 	} {
 		for _, c := range []struct {
 			args []string
