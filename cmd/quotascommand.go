@@ -75,7 +75,7 @@ type quotasResetCommand struct {
 	Consumer string `arg:"" help:"Name of the consumer."`
 	Quota    string `help:"Only the quota of this name. Default: all." placeholder:"NAME"`
 	Window   string `enum:"day,month,both" default:"both" help:"day, month or both."`
-	Units    int64  `help:"So many units are granted anew, of those that were used. Default: all." placeholder:"N"`
+	Units    int  `help:"So many units are granted anew, of those that were used. Default: all." placeholder:"N"`
 }
 
 // Run resets, and prints what is used then.
@@ -94,7 +94,7 @@ func (c *quotasResetCommand) Run(env *environment) error {
 		query.Set("window", c.Window)
 	}
 	if c.Units > 0 {
-		query.Set("units", strconv.FormatInt(c.Units, 10))
+		query.Set("units", strconv.Itoa(c.Units))
 	}
 	var page admin.QuotaPage
 	if err := c.ask(call{method: http.MethodDelete, path: "/api/v1/quotas?" + query.Encode()}, &page); err != nil {

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,8 +15,9 @@ import (
 
 type statusCommand struct {
 	adminClient
-	Node  string `short:"c" aliases:"config" help:"Config of the node that is asked, to find its admin address and data folder; --config is the same." placeholder:"FILE"`
-	Ready bool   `help:"Only tell whether the node may get traffic, as /readyz does; needs no token."`
+	Node   string `short:"c" help:"Config of the node that is asked, to find its admin address and data folder." placeholder:"FILE"`
+	Config string `help:"The same as --node." placeholder:"FILE"`
+	Ready  bool   `help:"Only tell whether the node may get traffic, as /readyz does; needs no token."`
 }
 
 // Help is what is shown besides the flags.
@@ -34,7 +36,7 @@ func (c *statusCommand) Run(env *environment) error {
 	if c.Ready {
 		return c.ready(env)
 	}
-	if err := c.complete(env, c.Node); err != nil {
+	if err := c.complete(env, cmp.Or(c.Node, c.Config)); err != nil {
 		return err
 	}
 	var body json.RawMessage
@@ -75,7 +77,7 @@ func (c *statusCommand) ready(env *environment) error {
 	if c.Token == "" {
 		c.Token = "none" // or one is looked for
 	}
-	if err := c.complete(env, c.Node); err != nil {
+	if err := c.complete(env, cmp.Or(c.Node, c.Config)); err != nil {
 		return err
 	}
 	client := &http.Client{Timeout: clientTimeout}

@@ -238,7 +238,7 @@ func TestExamplesAreValidConfigs(t *testing.T) {
 
 // The commands and flags that the documents tell people to type exist.
 func TestCommandsInDocumentsExist(t *testing.T) {
-	known := regexp.MustCompile(`^(run|check|explain|demo|schema|build|hash-password|version|status|plan|apply|rollback|history|show|diff|services)$`)
+	known := regexp.MustCompile(`^(run|check|explain|demo|schema|build|hash-password|version|status|plan|apply|rollback|history|show|diff|services|quotas)$`)
 	used := regexp.MustCompile("(?m)(?:^|`|    |/)gatehouse ([a-z][a-z-]+)")
 	for _, pattern := range []string{"README.md", "docs/*.md", "plugins/*/README.md", "examples/*.yaml"} {
 		files, err := filepath.Glob(filepath.Join(root, pattern))
