@@ -75,7 +75,7 @@ type quotasResetCommand struct {
 	Consumer string `arg:"" help:"Name of the consumer."`
 	Quota    string `help:"Only the quota of this name. Default: all." placeholder:"NAME"`
 	Window   string `enum:"day,month,both" default:"both" help:"day, month or both."`
-	Units    int  `help:"So many units are granted anew, of those that were used. Default: all." placeholder:"N"`
+	Units    int    `help:"So many units are granted anew, of those that were used. Default: all." placeholder:"N"`
 }
 
 // Run resets, and prints what is used then.
