@@ -261,7 +261,24 @@ func testCompose(t *testing.T, e *engine) {
 		t.Errorf("%d of %d requests were let through, for %d Redis was late", granted, limited, late)
 	}
 
-	// A node that crashes is started again, and nobody notices.
+	// A node that crashes is started again. Connections it had taken end with it;
+	// everything else is answered.
+	both := func() error {
+		if n := e.metric(t, ids["balancer"], `gatehouse_upstream_endpoint_healthy{`); n != 2 {
+			return fmt.Errorf("the balancer has %v nodes", n)
+		}
+		return nil
+	}
+	e.crash(t, ids["node-2"])
+	eventually(t, "node-2 is back", func() error {
+		if code, body, err := e.get("http://" + web + "/orders"); err == nil && code != http.StatusOK {
+			t.Fatalf("while node-2 is away: %d %q", code, body)
+		}
+		if n, health := e.inspect(t, ids["node-2"], ".RestartCount"), e.inspect(t, ids["node-2"], ".State.Health.Status"); n != "1" || health != "healthy" {
+			return fmt.Errorf("restarted %s times, %s", n, health)
+		}
+		return both()
+	})
 	quietly := func(what string, done func() error) {
 		t.Helper()
 		eventually(t, what, func() error {
@@ -273,26 +290,14 @@ func testCompose(t *testing.T, e *engine) {
 			return done()
 		})
 	}
-	e.crash(t, ids["node-2"])
-	quietly("node-2 is back", func() error {
-		if n, health := e.inspect(t, ids["node-2"], ".RestartCount"), e.inspect(t, ids["node-2"], ".State.Health.Status"); n != "1" || health != "healthy" {
-			return fmt.Errorf("restarted %s times, %s", n, health)
-		}
-		return nil
-	})
-	// So is one that is stopped; it drains, which takes less than its grace.
+	// One that is stopped drains, which takes less than its grace, and nobody notices.
 	compose("stop", "node-1")
 	if code := e.inspect(t, ids["node-1"], ".State.ExitCode"); code != "0" {
 		t.Errorf("node-1 stopped with %s", code)
 	}
 	quietly("node-1 is away", func() error { return nil })
 	compose("start", "node-1")
-	quietly("the balancer has both nodes again", func() error {
-		if n := e.metric(t, ids["balancer"], `gatehouse_upstream_endpoint_healthy{`); n != 2 {
-			return fmt.Errorf("it has %v", n)
-		}
-		return nil
-	})
+	quietly("node-1 is back", both)
 	// Redis keeps what it has, and its password.
 	before := e.metric(t, ids["node-1"], "gatehouse_fleet_revision_number ")
 	compose("restart", "redis")
