@@ -126,6 +126,9 @@ func TestMistakes(t *testing.T) {
 		"services set a --meta k":    `prog services set: --meta: expected KEY=VALUE but got "k"`,
 		"services set a up down":     `prog services set: unexpected argument down`,
 		"services set a --n=99999999999999999999": `prog services set: unknown flag --n`,
+		"-é":       `prog: unknown flag -é`,
+		"\xff":     `prog: unexpected argument "\xff"`,
+		"--\x1b[m": `prog: unknown flag "--\x1b[m"`,
 		"check":    `prog check: expected "<file> ..."`,
 		"check --": `prog check: expected "<file> ..."`,
 	} {

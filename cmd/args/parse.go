@@ -2,7 +2,9 @@ package args
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
 )
@@ -90,7 +92,7 @@ func (r *reader) word(word string) error {
 		}
 		return a.set(word)
 	}
-	return fmt.Errorf("unexpected argument %s%s", word, meant(word, r.at.names()))
+	return fmt.Errorf("unexpected argument %s%s", shown(word), meant(word, r.at.names()))
 }
 
 // flag takes a flag by its long or short name; given tells that text is its
@@ -107,14 +109,14 @@ func (r *reader) flag(name, text string, given bool) error {
 	}
 	switch {
 	case f == nil:
-		return fmt.Errorf("unknown flag %s%s", name, meant(name, r.at.flagNames()))
+		return fmt.Errorf("unknown flag %s%s", shown(name), meant(name, r.at.flagNames()))
 	case given:
 	case f.isBool():
 		text = "true"
 	case len(r.rest) == 0:
 		return fmt.Errorf("%s: missing value", f.label())
 	case len(r.rest[0]) > 1 && r.rest[0][0] == '-':
-		return fmt.Errorf("%s: missing value; one that begins with a dash is written %[1]s=%s", f.label(), r.rest[0])
+		return fmt.Errorf("%s: missing value; one that begins with a dash is written %[1]s=%s", f.label(), shown(r.rest[0]))
 	default:
 		text, r.rest = r.rest[0], r.rest[1:]
 	}
@@ -125,8 +127,9 @@ func (r *reader) flag(name, text string, given bool) error {
 // a dash, and what follows the name of one with a value is that.
 func (r *reader) shorts(word string) error {
 	for letters := word[1:]; letters != ""; {
-		name := "-" + letters[:1]
-		letters = letters[1:]
+		_, size := utf8.DecodeRuneInString(letters)
+		name := "-" + letters[:size]
+		letters = letters[size:]
 		if f := r.at.flag(name); letters != "" && f != nil && !f.isBool() {
 			return f.set(letters)
 		}
@@ -190,6 +193,14 @@ func (c *command) flagNames() []string {
 		all = append(all, "--"+f.name)
 	}
 	return all
+}
+
+// shown is a word for a message: as it was typed, if that can be seen.
+func shown(word string) string {
+	if q := strconv.Quote(word); word == "" || q != `"`+word+`"` {
+		return q
+	}
+	return word
 }
 
 // meant is a guess at what somebody wanted to type.
