@@ -136,7 +136,7 @@ func (t *tunnel) send(p []byte, end bool) (n int, err error) {
 		c.mu.Unlock()
 		return 0, net.ErrClosed
 	}
-	s.late = t.passed(t.writeBy)
+	s.late = len(p) > 0 && t.passed(t.writeBy) // an end waits for nothing
 	before := s.replied
 	err = s.send(p, end)
 	n = int(s.replied - before)

@@ -317,6 +317,24 @@ func TestTunnelDeadlines(t *testing.T) {
 	}
 }
 
+// A deadline that has passed since the last write does not keep the end from
+// being said: a client that only listens is none the less to know.
+func TestTunnelEndsBehindADeadline(t *testing.T) {
+	addr, _ := start(t, tunnelling(new(refusals), func(client net.Conn) {
+		_ = client.SetWriteDeadline(time.Unix(1, 0))
+		if err := client.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+			t.Error(err)
+		}
+		_, _ = io.Copy(io.Discard, struct{ io.Reader }{client}) // until the client has ended its side
+	}))
+	c := dial(t, addr)
+	c.open(1, false, extended()...)
+	_ = c.WriteData(1, true, nil)
+	if a := c.await(1); !a.ended || a.wasReset && a.reset != http2.ErrCodeNo {
+		t.Errorf("%+v", a)
+	}
+}
+
 // The last reply's writer is told when there is no tunnel.
 func TestNoTunnelAfterAll(t *testing.T) {
 	var called atomic.Int32
