@@ -86,6 +86,18 @@ func (b *binding) dispatch(ctx *fasthttp.RequestCtx, f exchange.Front) {
 	}
 	proxy.SetForwarded(ctx, e, e.Trusted)
 	g.run(ctx)
+	if saysTunnel(ctx, f) {
+		e.RefusedBy = "dispatch"
+		pipeline.Refuse(ctx, e, reason.UpstreamNoUpgrade.Because("the answer to an extended CONNECT was %d, by which its client would take the body for a tunnel", ctx.Response.StatusCode()))
+	}
+}
+
+// saysTunnel reports an answer without a tunnel by which the client would
+// believe that it has one: over HTTP/1 that is status 101 only, but any success
+// of an extended CONNECT (RFC 8441, 5). Pages must not become WebSockets.
+func saysTunnel(ctx *fasthttp.RequestCtx, f exchange.Front) bool {
+	_, ok := f.WantsUpgrade()
+	return ok && f.Protocol() >= "HTTP/2" && ctx.LastTimeoutErrorResponse() == nil && ctx.Response.StatusCode()/100 == 2
 }
 
 // choose finds a request's route.

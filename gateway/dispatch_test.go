@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -202,7 +203,9 @@ func TestExplainTellsWhatDispatchWouldDo(t *testing.T) {
 // front is a client's side that costs nothing.
 type front struct {
 	exchange.Front
-	cut bool
+	protocol string // empty: HTTP/1.1
+	upgrade  bool
+	cut      bool
 }
 
 // EachField implements exchange.Front.
@@ -216,10 +219,11 @@ func (*front) EachField(f func(name, value []byte) bool) {
 
 var fields = [][2][]byte{{[]byte("Host"), []byte("api.example.com")}, {[]byte("User-Agent"), []byte("curl/8")}}
 
-func (f *front) Protocol() string    { return "HTTP/1.1" }
-func (f *front) ReplyBytes() int64   { return 0 }
-func (f *front) RequestBytes() int64 { return 0 }
-func (f *front) Cut()                { f.cut = true }
+func (f *front) Protocol() string             { return cmp.Or(f.protocol, "HTTP/1.1") }
+func (f *front) WantsUpgrade() ([]byte, bool) { return nil, f.upgrade }
+func (f *front) ReplyBytes() int64            { return 0 }
+func (f *front) RequestBytes() int64          { return 0 }
+func (f *front) Cut()                         { f.cut = true }
 
 // dispatch returns a function that serves one request without a socket.
 func dispatch(t testing.TB, url string, edit ...func(*gateway.Settings)) (func(), *fasthttp.RequestCtx, *gateway.Gateway) {
@@ -293,6 +297,45 @@ func TestAListenerThatIsGoneRefuses(t *testing.T) {
 		t.Errorf("got %s", &ctx.Response)
 	}
 	ctx.ResetUserValues()
+}
+
+// What is no tunnel must not look like one to a client whose CONNECT any success
+// answers.
+func TestAPageIsNoWebSocket(t *testing.T) {
+	status := 0
+	web := listener(t, "web", at("", "/", chain("page", func(c *fiber.Ctx) error {
+		return c.Status(status).SendString("a page")
+	})))
+	m := newMetrics()
+	g := gateway.New(gateway.Settings{Metrics: m})
+	gateway.SetCurrent(g, snap(web))
+	serve := gateway.Door(g, "127.0.0.1:0 web")
+	for _, c := range []struct {
+		front        front
+		status, want int
+	}{
+		{front{protocol: "HTTP/2.0", upgrade: true}, 200, 501},
+		{front{protocol: "HTTP/2.0", upgrade: true}, 204, 501},
+		{front{protocol: "HTTP/3.0", upgrade: true}, 299, 501},
+		{front{protocol: "HTTP/2.0", upgrade: true}, 101, 101},
+		{front{protocol: "HTTP/2.0", upgrade: true}, 302, 302},
+		{front{protocol: "HTTP/2.0", upgrade: true}, 403, 403},
+		{front{protocol: "HTTP/2.0"}, 200, 200},
+		{front{upgrade: true}, 200, 200}, // HTTP/1 clients know
+	} {
+		status = c.status
+		ctx := newCtx("/")
+		serve(ctx, &c.front)
+		page := string(ctx.Response.Body()) == "a page"
+		if got := ctx.Response.StatusCode(); got != c.want || page != (c.want == c.status) {
+			t.Errorf("%+v, %d: got %s", c.front, c.status, &ctx.Response)
+		}
+		refused := exchange.FromRequest(ctx).Refusal
+		if (refused != nil) != (c.want == 501) || refused != nil && refused.Reason != reason.UpstreamNoUpgrade {
+			t.Errorf("%+v, %d: %+v", c.front, c.status, refused)
+		}
+		ctx.ResetUserValues()
+	}
 }
 
 func BenchmarkServe(b *testing.B) {

@@ -91,6 +91,10 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 			w.WriteHeader(http.StatusSwitchingProtocols)
 			return
 		}
+		if r.URL.Path == "/page" {
+			io.WriteString(w, "\x81\x02no") // it would even be a frame
+			return
+		}
 		if r.Header.Get("Upgrade") == "" {
 			return
 		}
@@ -131,6 +135,7 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 		{"/guarded/ws", "wrong", 401},
 		{"/guarded/ws?" + sqli, "alice-key", 403},
 		{"/lies", "", 502},
+		{"/page", "", 501},
 	} {
 		if _, status, err := dial(c.path, c.key); err == nil || status != c.status {
 			t.Errorf("%s: %d %v", c.path, status, err)
