@@ -167,7 +167,7 @@ func TestABuildThatFailsLeavesNothingBehind(t *testing.T) {
 	w := newWorld(t)
 	text := web + `
 upstreams:
-  app: { endpoints: ["` + a.address + `"], health_check: { interval: 100ms, timeout: 100ms } }
+  app: { endpoints: ["` + a.address + `"], health_check: { interval: 1h, timeout: 1m } }
 routes:
   a: { match: { path: /a }, plugins: [{ probe: { name: kept } }], backends: [{ upstream: app }] }
 `
@@ -203,7 +203,7 @@ routes:
 		t.Errorf("running are now %v", fresh)
 	}
 	w.want("/a", 200, "a /a")
-	if n := a.connections(); n > 2 { // one for requests, one for probes
+	if n := a.connections(); n > 2 { // one for requests, one for the probe
 		t.Errorf("%d connections: the running ones were touched", n)
 	}
 }

@@ -116,7 +116,7 @@ func TestWithoutAPlaceToGoAPrefaceIsRefused(t *testing.T) {
 func TestAPrefaceThatDoesNotArriveIsCut(t *testing.T) {
 	var r refusals
 	s := settings(func(*fasthttp.RequestCtx, exchange.Front) {})
-	s.Refused, s.HeadTimeout = r.add, 200*time.Millisecond
+	s.Refused, s.HeadTimeout = r.add, time.Second
 	s.Preface = func(net.Conn, []byte) { t.Error("handed over half a preface") }
 	addr, _ := start(t, s)
 	c := dial(t, addr)

@@ -221,45 +221,48 @@ func (f closer) Close() error { f(); return nil }
 
 // The same limits on a socket, where the loop reads and waits differently.
 func TestTimeoutsOnSockets(t *testing.T) {
-	const limit = 300 * time.Millisecond
+	const limit = 2 * time.Second // a client that stalls before it speaks is not what is tested
 	var r refusals
 	s := settings(echo)
 	s.HeadTimeout, s.BodyTimeout, s.IdleTimeout, s.Refused = limit, limit, limit, r.add
 	addr, srv := start(t, s)
-	t.Run("head", func(t *testing.T) {
-		c := dial(t, addr)
-		c.send("GET / HTTP/1.1\r\nHost")
-		if r, b := c.reply("GET"); r.StatusCode != 408 || !strings.Contains(b, "head_timeout") || !r.Close {
-			t.Errorf("%v %q", r, b)
+	t.Run("all", func(t *testing.T) {
+		for name, test := range map[string]func(t *testing.T, c *client){
+			"head": func(t *testing.T, c *client) {
+				c.send("GET / HTTP/1.1\r\nHost")
+				if r, b := c.reply("GET"); r.StatusCode != 408 || !strings.Contains(b, "head_timeout") || !r.Close {
+					t.Errorf("%v %q", r, b)
+				}
+			},
+			"second head": func(t *testing.T, c *client) {
+				c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HT")
+				if r, _ := c.reply("GET"); r.StatusCode != 200 {
+					t.Errorf("%v", r)
+				}
+				if r, b := c.reply("GET"); r.StatusCode != 408 || !strings.Contains(b, "head_timeout") {
+					t.Errorf("%v %q", r, b)
+				}
+			},
+			"body": func(t *testing.T, c *client) {
+				c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
+				if r, b := c.reply("POST"); r.StatusCode != 408 || b != "body_timeout" || !r.Close {
+					t.Errorf("%v %q", r, b)
+				}
+			},
+			"idle": func(_ *testing.T, c *client) {
+				c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+				c.reply("GET")
+			},
+			"silent": func(*testing.T, *client) {},
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				c := dial(t, addr)
+				test(t, c)
+				c.closed()
+			})
 		}
-		c.closed()
 	})
-	t.Run("second head", func(t *testing.T) {
-		c := dial(t, addr)
-		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HT")
-		if r, _ := c.reply("GET"); r.StatusCode != 200 {
-			t.Errorf("%v", r)
-		}
-		if r, b := c.reply("GET"); r.StatusCode != 408 || !strings.Contains(b, "head_timeout") {
-			t.Errorf("%v %q", r, b)
-		}
-		c.closed()
-	})
-	t.Run("body", func(t *testing.T) {
-		c := dial(t, addr)
-		c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
-		if r, b := c.reply("POST"); r.StatusCode != 408 || b != "body_timeout" || !r.Close {
-			t.Errorf("%v %q", r, b)
-		}
-		c.closed()
-	})
-	t.Run("idle", func(t *testing.T) {
-		c := dial(t, addr)
-		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		c.reply("GET")
-		c.closed()
-	})
-	t.Run("silent", func(t *testing.T) { dial(t, addr).closed() })
 	eventually(t, "all connections gone", func() bool { return srv.Stats().Open == 0 })
 	if r.String() != "head_timeout head_timeout" {
 		t.Errorf("refusals: %s", &r)
