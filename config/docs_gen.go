@@ -142,6 +142,7 @@ var docs = map[string]string{
 	"config.HTTP3.AltSvcPort":                        "The port that clients are told; 0 is the one listened on. Set it where a balancer or a container maps another port to it.",
 	"config.HTTP3.Enabled":                           "false: as if it were not there at all.",
 	"config.HTTP3.MaxConcurrentStreams":              "Requests at once on one connection.",
+	"config.HTTP3.WebSockets":                        "Take WebSockets as streams of an HTTP/3 connection (RFC 9220). Routes, plugins and upstreams see what they see of one over HTTP/1.1. Clients are told that they may open them in any case; with false they are answered 501.",
 	"config.HTTPSRedirect":                           "Where requests over plain HTTP are sent: host, path and query stay as requested. Its short form is true.",
 	"config.HTTPSRedirect.Port":                      "The port that clients reach https by.",
 	"config.HTTPSRedirect.Status":                    "308 and 307 keep the method, 301 and 302 may turn POST into GET; browsers remember 301 and 308.",

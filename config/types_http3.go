@@ -12,6 +12,10 @@ import (
 type HTTP3 struct {
 	// false: as if it were not there at all.
 	Enabled *bool `yaml:"enabled"`
+	// Take WebSockets as streams of an HTTP/3 connection (RFC 9220). Routes,
+	// plugins and upstreams see what they see of one over HTTP/1.1. Clients are
+	// told that they may open them in any case; with false they are answered 501.
+	WebSockets bool `yaml:"websockets" default:"true"`
 	// Requests at once on one connection.
 	MaxConcurrentStreams int `yaml:"max_concurrent_streams" default:"100" min:"1" max:"10000"`
 	// How long clients may remember that HTTP/3 is spoken here; 0s: they are not told.

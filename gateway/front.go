@@ -148,13 +148,14 @@ func (d *door) h2Settings(s snapshot.ServerSettings) h2.Settings {
 	}
 }
 
-// bridgeSettings are for requests that net/http's kind of server brings.
-func (d *door) bridgeSettings(s snapshot.ServerSettings, protocol string) bridge.Settings {
+// bridgeSettings are for the requests of HTTP/3.
+func (d *door) bridgeSettings(l *snapshot.Listener) bridge.Settings {
+	s := l.Server
 	return bridge.Settings{
 		Handler: d.serve,
 		Limits:  limitsOf(s), MaxBody: s.MaxBody,
-		BodyTimeout: s.BodyTimeout, WriteTimeout: s.WriteTimeout,
-		Refused:  func(r *reason.Reason, peer netip.AddrPort, head []byte) { d.refusedAs(protocol, r, peer, head) },
+		BodyTimeout: s.BodyTimeout, WriteTimeout: s.WriteTimeout, WebSockets: l.HTTP3.WebSockets,
+		Refused:  func(r *reason.Reason, peer netip.AddrPort, head []byte) { d.refusedAs("HTTP/3.0", r, peer, head) },
 		Panicked: d.panicked,
 	}
 }

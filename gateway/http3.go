@@ -47,7 +47,7 @@ func (d *door) wantHTTP3(l *snapshot.Listener) (f *http3, err error) {
 			return f, nil
 		}
 	}
-	f.port = &quicPort{bridge: bridge.New(d.bridgeSettings(l.Server, "HTTP/3.0"))}
+	f.port = &quicPort{bridge: bridge.New(d.bridgeSettings(l))}
 	if f.port.server, err = h3.Listen(udpAddress(l.Address, d.socket.Addr()), f.settings(l)); err != nil {
 		return nil, fmt.Errorf("listeners.%s.http3: %w", l.Name, err)
 	}
@@ -128,7 +128,7 @@ func (f *http3) update(l *snapshot.Listener) {
 	if l.HTTP3 == nil {
 		return // it is about to go
 	}
-	f.port.bridge.Update(f.door.bridgeSettings(l.Server, "HTTP/3.0"))
+	f.port.bridge.Update(f.door.bridgeSettings(l))
 	f.port.server.Update(f.settings(l))
 }
 
@@ -139,7 +139,18 @@ func (f *http3) stop() {
 	f.door.gateway.fading[f.door.address] = f
 }
 
-func (f *http3) shutdown(ctx context.Context) error { return f.leaves.Wait(ctx) }
+// shutdown tells tunnels half-way, so that those who use them can say goodbye.
+func (f *http3) shutdown(ctx context.Context) error {
+	if at, ok := ctx.Deadline(); ok {
+		half, cancel := context.WithTimeout(ctx, time.Until(at)/2)
+		defer cancel()
+		if f.leaves.Wait(half) == nil {
+			return nil
+		}
+		f.leaves.Tell()
+	}
+	return f.leaves.Wait(ctx)
+}
 
 // close ends what is left, unless somebody has taken it over. The gateway's lock
 // must not be held.
@@ -162,7 +173,7 @@ func (f *http3) close() error {
 
 func (f *http3) connections() (open, idle, tunnels int) {
 	s := f.port.server.Stats()
-	return s.Open, s.Idle, 0
+	return s.Open, s.Idle, f.port.bridge.Tunnels()
 }
 
 func (f *http3) settings(l *snapshot.Listener) h3.Settings {
@@ -222,7 +233,7 @@ func about(c *h3.Conn) *bridge.Conn {
 	state := c.ConnectionState()
 	b := &bridge.Conn{
 		Face: exchange.Face{Local: asTCP(c.LocalAddr()), Remote: net.TCPAddrFromAddrPort(peer), State: &state},
-		TLS:  c.TLS(), Flooded: c.Flooded,
+		TLS:  c.TLS(), Flooded: c.Flooded, Ending: c.Ending,
 	}
 	c.Attach(b)
 	return b

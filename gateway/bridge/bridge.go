@@ -40,6 +40,8 @@ type Settings struct {
 	BodyTimeout time.Duration
 	// WriteTimeout is how long a client may take none of, at most, 64 KiB.
 	WriteTimeout time.Duration
+	// WebSockets lets clients open them (RFC 9220).
+	WebSockets bool
 	// Refused is told of what was answered without a handler. head is what the
 	// client sent in the form of HTTP/1, borrowed. May be nil. Concurrent.
 	Refused func(r *reason.Reason, peer netip.AddrPort, head []byte)
@@ -55,6 +57,7 @@ type Bridge struct {
 	busy     *live.Set[*stream]
 	clock    *live.Clock // moves from the first request on
 	closing  atomic.Bool
+	tunnels  atomic.Int32
 }
 
 // closeTime is how long Close waits for handlers that it has interrupted.
@@ -73,6 +76,9 @@ func (b *Bridge) Update(settings Settings) { b.settings.Store(&settings) }
 
 // Busy is how many requests are being answered.
 func (b *Bridge) Busy() int { return b.busy.Len() }
+
+// Tunnels is how many of them carry another protocol.
+func (b *Bridge) Tunnels() int { return int(b.tunnels.Load()) }
 
 // Close interrupts what handlers wait for, and waits for them; requests that
 // still come are reset. Its error says that some did not end. Closing twice is
@@ -139,6 +145,7 @@ func (s *stream) serve(w http.ResponseWriter, r *http.Request) (complete bool) {
 	}
 	complete = s.reply(resp)
 	s.OnGone(nil)
+	s.runTunnel()
 	if !s.dirty {
 		exchange.End(&s.ctx)
 	}
@@ -157,6 +164,7 @@ func (s *stream) panicked(v any) (complete bool) {
 		complete = s.refuse(reason.Internal)
 	}
 	defer func() { _ = recover() }() // closing what the handler left may panic again
+	s.runTunnel()
 	s.endBody()
 	exchange.End(&s.ctx)
 	return complete

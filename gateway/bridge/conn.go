@@ -21,6 +21,9 @@ type Conn struct {
 	// Flooded is called once, when the client opens streams only to reset them:
 	// the connection is to be ended. May be nil.
 	Flooded func()
+	// Ending reports that tunnels are to end by themselves. May be nil.
+	// Concurrent.
+	Ending func() bool
 
 	served, reset atomic.Int64
 	told          atomic.Bool

@@ -101,11 +101,20 @@ func (s *stream) ReplyDate(value []byte) { s.date = append(s.date[:0], value...)
 // ReplyTrailers implements exchange.Front.
 func (s *stream) ReplyTrailers(lines []byte) { s.trailers = append(s.trailers, lines...) }
 
-// WantsUpgrade implements exchange.Front: there is no such thing.
-func (s *stream) WantsUpgrade() (protocol []byte, ok bool) { return nil, false }
+// WantsUpgrade implements exchange.Front: an extended CONNECT is one.
+func (s *stream) WantsUpgrade() (protocol []byte, ok bool) {
+	if !s.connect {
+		return nil, false
+	}
+	return s.head.Protocol, true
+}
 
-// Upgrade implements exchange.Front, and does nothing.
-func (s *stream) Upgrade(func(net.Conn, []byte)) {}
+// Upgrade implements exchange.Front.
+func (s *stream) Upgrade(tunnel func(client net.Conn, early []byte)) {
+	if s.connect {
+		s.upgrade = tunnel
+	}
+}
 
 // ReplyBytes implements exchange.Front.
 func (s *stream) ReplyBytes() int64 { return s.replied }

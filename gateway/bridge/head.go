@@ -19,12 +19,16 @@ const (
 // as such. That its fields come in alphabetical order is because their own is
 // not known any more, and any other would change from one request to the next.
 func (s *stream) readHead(r *http.Request) *reason.Reason {
-	o := append(s.raw[:0], r.Method...)
+	lines, why := 1, s.lineOf(r)
+	method := r.Method
+	if s.connect {
+		method = http.MethodGet
+	}
+	o := append(s.raw[:0], method...)
 	o = append(o, ' ')
 	o = append(o, r.RequestURI...)
 	s.line = len(o)
 	o = append(o, version...)
-	lines, why := 1, s.lineOf(r)
 	o = append(append(append(o, "Host: "...), r.Host...), "\r\n"...)
 	s.names = s.names[:0]
 	for name := range r.Header {
@@ -40,6 +44,11 @@ func (s *stream) readHead(r *http.Request) *reason.Reason {
 			continue
 		case ofConnection(name, values):
 			why = reason.ConnectionHeader
+		case !s.connect:
+		case name == "Sec-Websocket-Key", name == "Sec-Websocket-Accept":
+			continue // they have no meaning here (RFC 8441, 5)
+		case name == "Content-Length":
+			why = reason.BadContentLength // what follows is no body
 		}
 		for _, v := range values {
 			o = append(append(append(append(o, name...), ": "...), v...), "\r\n"...)
@@ -49,6 +58,10 @@ func (s *stream) readHead(r *http.Request) *reason.Reason {
 	if len(r.Trailer) > 0 { // net/http has taken the field away
 		o = s.appendTrailer(o, r)
 		lines++
+	}
+	if s.connect {
+		o = wire.AppendHandshake(o)
+		lines += wire.HandshakeLines
 	}
 	o = append(o, "\r\n"...)
 	s.raw = o
@@ -70,9 +83,16 @@ func (s *stream) readHead(r *http.Request) *reason.Reason {
 	return nil
 }
 
-// lineOf checks what HTTP/1 would allow of a request target, and others do not.
+// lineOf checks what HTTP/1 would allow of a request target, and others do not,
+// and what only others have: a CONNECT that names a protocol, which the server
+// gives in the place of the version (RFC 9220).
 func (s *stream) lineOf(r *http.Request) *reason.Reason {
+	extended := r.Method == http.MethodConnect && r.ProtoMajor == 3 && r.Proto != "HTTP/3.0"
 	switch {
+	case extended && (r.Proto != wire.WebSocket || !s.settings.WebSockets):
+		return reason.ProtocolRefused
+	case extended && r.RequestURI != "" && r.RequestURI[0] == '/':
+		s.connect = true
 	case r.Method == http.MethodConnect:
 		return reason.MethodRefused
 	case r.RequestURI == "" || r.RequestURI[0] != '/' && r.RequestURI != "*":

@@ -25,6 +25,9 @@ func (s *stream) reply(resp *fasthttp.Response) (complete bool) {
 	if s.cut {
 		return false
 	}
+	if s.upgrade != nil && resp.StatusCode() == http.StatusSwitchingProtocols {
+		return s.openTunnel(resp)
+	}
 	if s.impossible(resp) {
 		pipeline.Replace(resp, reason.Internal)
 	}

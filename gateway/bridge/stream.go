@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"errors"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -42,9 +43,12 @@ type stream struct {
 	values         []string // of the reply's header map
 	date, trailers []byte   // of the reply
 	hasBody        bool
-	started        bool // the reply has been begun
-	cut            bool // reset the stream without completing the reply
-	dirty          bool // the memory must not be used again
+	connect        bool // an extended CONNECT: what the client sends is no body
+	upgrade        func(client net.Conn, early []byte)
+	tunnel         *tunnel // the stream carries another protocol
+	started        bool    // the reply has been begun
+	cut            bool    // reset the stream without completing the reply
+	dirty          bool    // the memory must not be used again
 	replied        int64
 
 	seq       atomic.Uint32
@@ -56,8 +60,9 @@ type stream struct {
 
 	mu      sync.Mutex
 	aborter exchange.Aborter
-	gone    bool // the client reset the stream, or the connection ended
-	over    bool // w is not to be used any more
+	drainer exchange.Aborter // told when the connection is to end
+	gone    bool             // the client reset the stream, or the connection ended
+	over    bool             // w is not to be used any more
 	watch   func() bool
 
 	live.Place
@@ -93,6 +98,7 @@ func (s *stream) begin(w http.ResponseWriter, r *http.Request) {
 	}
 	s.values, s.date, s.trailers = s.values[:0], s.date[:0], s.trailers[:0]
 	s.hasBody, s.started, s.cut, s.replied = false, false, false, 0
+	s.connect, s.upgrade, s.tunnel = false, nil, nil
 	s.readBy.Store(0)
 	s.writeBy.Store(0)
 	s.bodyBroke.Store(false)
@@ -112,21 +118,21 @@ func (s *stream) end(complete bool) {
 	s.endBody()
 	s.bridge.busy.Remove(s) // the sweeper does not know it any more
 	s.mu.Lock()
-	s.over, s.aborter = true, nil
+	s.over, s.aborter, s.drainer = true, nil, nil
 	watch := s.watch
 	s.watch = nil
 	s.mu.Unlock()
 	if watch != nil {
 		watch()
 	}
-	s.conn.note(s.r.Context().Err() != nil)
-	if d := s.settings.WriteTimeout; complete && d > 0 {
+	s.conn.note(s.tunnel == nil && s.r.Context().Err() != nil) // tunnels are ended so by browsers
+	if d := s.settings.WriteTimeout; complete && s.tunnel == nil && d > 0 {
 		_ = s.w.SetWriteDeadline(time.Now().Add(d)) // for what is still buffered
 	}
 	if s.dirty {
 		return // somebody may still use it
 	}
-	s.w, s.r, s.conn = nil, nil, nil
+	s.w, s.r, s.conn, s.tunnel = nil, nil, nil, nil
 	if cap(s.raw) > maxPooledHead {
 		s.raw = make([]byte, 0, 1<<10)
 	}
@@ -140,7 +146,7 @@ func (s *stream) fill(r *http.Request) {
 	s.ctx.Init2(s.conn.Face.Conn(), nil, false)
 	s.ctx.Response.Header.SetNoDefaultContentType(true)
 	s.head.Fill(&s.ctx.Request.Header)
-	s.hasBody = r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
+	s.hasBody = !s.connect && r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
 	s.body.begin(s)
 	if s.hasBody {
 		s.ctx.Request.SetBodyStream(s.body, int(s.body.length))

@@ -16,6 +16,9 @@ func (s *stream) sweep(now int64) {
 	if d := s.readBy.Load(); d > 0 && now >= d && s.readBy.CompareAndSwap(d, timedOut) {
 		s.interruptBody()
 	}
+	if f := s.conn.Ending; f != nil && f() {
+		s.tell()
+	}
 	late := false
 	if d := s.writeBy.Load(); d > 0 && now >= d {
 		late = s.writeBy.CompareAndSwap(d, timedOut)

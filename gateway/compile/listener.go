@@ -74,7 +74,7 @@ func http3(c *config.HTTP3) *snapshot.HTTP3 {
 	if !c.On() {
 		return nil
 	}
-	return &snapshot.HTTP3{MaxStreams: c.MaxConcurrentStreams, AltSvcAge: c.AltSvcMaxAge.D(), AltSvcPort: c.AltSvcPort}
+	return &snapshot.HTTP3{WebSockets: c.WebSockets, MaxStreams: c.MaxConcurrentStreams, AltSvcAge: c.AltSvcMaxAge.D(), AltSvcPort: c.AltSvcPort}
 }
 
 // listenerKey is the address, so that renaming a listener keeps its socket. Of

@@ -39,6 +39,7 @@ type Conn struct {
 	verdicts map[quic.StreamID]verdict
 
 	attached atomic.Value // what Attach was given last
+	told     atomic.Bool  // see Ending
 
 	known sync.Once
 	state tls.ConnectionState
@@ -72,6 +73,9 @@ func (c *Conn) Attach(v any) { c.attached.Store(v) }
 
 // Attached is what Attach was given last; nil at first.
 func (c *Conn) Attached() any { return c.attached.Load() }
+
+// Ending reports that what has no end of its own is to end now; see Departure.Tell.
+func (c *Conn) Ending() bool { return c.told.Load() }
 
 // Flooded ends a connection whose client opens streams only to reset them.
 func (c *Conn) Flooded() {

@@ -33,7 +33,7 @@ func (c *Conn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, r, why)
 		return
 	}
-	if r.ContentLength == 0 || r.ContentLength < 0 && bodyIsUnusual(r.Method) {
+	if !extended(r) && (r.ContentLength == 0 || r.ContentLength < 0 && bodyIsUnusual(r.Method)) {
 		p := peek(r.Body)
 		defer p.finish()
 		switch {
@@ -47,6 +47,12 @@ func (c *Conn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	c.server.settings.Load().Handler.ServeHTTP(w, r)
+}
+
+// extended reports a CONNECT that names a protocol (RFC 9220), which quic-go
+// gives in the place of the version: what follows is no body.
+func extended(r *http.Request) bool {
+	return r.Method == http.MethodConnect && r.Proto != "HTTP/3.0"
 }
 
 func (c *Conn) enter(id quic.StreamID) {

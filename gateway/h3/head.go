@@ -128,7 +128,7 @@ func judge(fields []qlog.HeaderField, block, limit int) (r requestFields, why *r
 // Handler cannot see it any more.
 func (r *requestFields) lax() *reason.Reason {
 	switch {
-	case r.scheme != "https" && r.scheme != "http" && r.method != "CONNECT": // RFC 9114, 4.3.1: it must be there
+	case r.scheme != "https" && r.scheme != "http" && (r.method != "CONNECT" || r.hasProtocol): // RFC 9114, 4.3.1: it must be there
 		return reason.BadRequestLine
 	case r.lengths > 1, r.lengths == 1 && r.length == "":
 		return reason.BadContentLength
@@ -139,6 +139,7 @@ func (r *requestFields) lax() *reason.Reason {
 // requestFields is what a head has been seen to have.
 type requestFields struct {
 	method, scheme, authority, path    string
+	protocol                           string
 	hasMethod, hasScheme, hasAuthority bool
 	hasPath, hasProtocol, regular      bool
 	host                               string
@@ -197,7 +198,7 @@ func (r *requestFields) pseudo(name, value string) *reason.Reason {
 	case ":path":
 		r.path, seen = value, &r.hasPath
 	case ":protocol":
-		seen = &r.hasProtocol
+		r.protocol, seen = value, &r.hasProtocol
 	default:
 		return reason.BadRequestLine
 	}
@@ -227,8 +228,10 @@ func (r *requestFields) check() *reason.Reason {
 		return reason.AuthorityDiffers
 	case web && strings.Contains(authority, "@"):
 		return reason.BadHost
+	case connect && r.hasProtocol:
+		return r.checkExtended()
 	case connect:
-		if !r.hasProtocol && (r.hasScheme || r.hasPath || authority == "") {
+		if r.hasScheme || r.hasPath || authority == "" {
 			return reason.MethodRefused
 		}
 		return nil
@@ -237,6 +240,19 @@ func (r *requestFields) check() *reason.Reason {
 	case r.hasProtocol:
 		return reason.BadRequestLine
 	case !strings.HasPrefix(r.path, "/") && (r.method != "OPTIONS" || r.path != "*"), !parses(r.path):
+		return reason.BadTarget
+	}
+	return nil
+}
+
+// checkExtended is check for a CONNECT that names a protocol (RFC 9220).
+func (r *requestFields) checkExtended() *reason.Reason {
+	switch {
+	case !httpguts.ValidHeaderFieldName(r.protocol), r.scheme == "":
+		return reason.BadRequestLine
+	case r.authority == "":
+		return reason.BadHost
+	case !strings.HasPrefix(r.path, "/"), !parses(r.path):
 		return reason.BadTarget
 	}
 	return nil

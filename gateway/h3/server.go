@@ -169,6 +169,13 @@ func (d *Departure) Wait(ctx context.Context) error {
 	}
 }
 
+// Tell makes Ending true of the clients that are left.
+func (d *Departure) Tell() {
+	for _, c := range d.leaving {
+		c.told.Store(true)
+	}
+}
+
 // refuseAll ends what Serve began.
 func (s *Server) refuseAll() {
 	if s.accepting != nil {

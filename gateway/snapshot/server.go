@@ -21,6 +21,8 @@ type ServerSettings struct {
 
 // HTTP3 are the settings of HTTP/3.
 type HTTP3 struct {
+	// WebSockets are taken.
+	WebSockets bool
 	// MaxStreams is how many requests of one connection may run at once.
 	MaxStreams int
 	// AltSvcAge is how long clients may remember what they are told, AltSvcPort

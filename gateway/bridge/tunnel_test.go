@@ -1,0 +1,561 @@
+package bridge_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/quic-go/qpack"
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+	"github.com/quic-go/quic-go/quicvarint"
+	"github.com/valyala/fasthttp"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/bridge"
+	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
+	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
+)
+
+// quicServer serves HTTP/3 until the test ends.
+type quicServer struct {
+	t      *testing.T
+	ca     *tlstest.Authority
+	addr   string
+	bridge *bridge.Bridge
+	ending atomic.Bool
+	floods atomic.Int32
+}
+
+func startQUIC(t *testing.T, s bridge.Settings) *quicServer {
+	t.Helper()
+	q := &quicServer{t: t, ca: tlstest.NewAuthority(t), bridge: bridge.New(s)}
+	cert := q.ca.Issue(t, tlstest.Request{Names: []string{"a.test"}}).TLS(t)
+	ln, err := quic.ListenAddr("127.0.0.1:0", http3.ConfigureTLSConfig(&tls.Config{Certificates: []tls.Certificate{cert}}), patient())
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.addr = ln.Addr().String()
+	srv := &http3.Server{Handler: q.bridge, MaxHeaderBytes: 1 << 20, ConnContext: func(ctx context.Context, c *quic.Conn) context.Context {
+		return bridge.NewContext(ctx, &bridge.Conn{
+			Face:    exchange.Face{Local: &net.TCPAddr{Port: 1}, Remote: &net.TCPAddr{Port: 2}},
+			Flooded: func() { q.floods.Add(1) }, Ending: q.ending.Load,
+		})
+	}}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := ln.Accept(context.Background())
+			if err != nil {
+				return
+			}
+			serving.Go(func() { _ = srv.ServeQUICConn(c) })
+			t.Cleanup(func() { _ = c.CloseWithError(0x100, "") })
+		}
+	})
+	t.Cleanup(func() {
+		_ = ln.Close()
+		serving.Wait()
+		if err := q.bridge.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return q
+}
+
+// patient are settings under which a slow machine gives nothing up.
+func patient() *quic.Config {
+	return &quic.Config{HandshakeIdleTimeout: 30 * time.Second, MaxIdleTimeout: time.Minute, InitialStreamReceiveWindow: 16 << 10, MaxStreamReceiveWindow: 16 << 10}
+}
+
+func (q *quicServer) dial() *quic.Conn {
+	q.t.Helper()
+	c, err := quic.DialAddr(q.t.Context(), q.addr, &tls.Config{ServerName: "a.test", RootCAs: q.ca.Pool(), NextProtos: []string{"h3"}}, patient())
+	if err != nil {
+		q.t.Fatal(err)
+	}
+	q.t.Cleanup(func() { _ = c.CloseWithError(0x100, "") })
+	return c
+}
+
+func (q *quicServer) client() *http3.ClientConn {
+	q.t.Helper()
+	c := new(http3.Transport).NewClientConn(q.dial())
+	<-c.ReceivedSettings()
+	if !c.Settings().EnableExtendedConnect {
+		q.t.Fatal("it is not offered")
+	}
+	return c
+}
+
+// connect is an extended CONNECT for a WebSocket.
+func connect() *http.Request {
+	return &http.Request{
+		Method: http.MethodConnect, Proto: "websocket", Host: "a.test",
+		URL: &url.URL{Scheme: "https", Host: "a.test", Path: "/chat"}, Header: http.Header{"Sec-Websocket-Version": {"13"}},
+	}
+}
+
+// send opens a stream with r on it.
+func (q *quicServer) send(c *http3.ClientConn, r *http.Request) *http3.RequestStream {
+	q.t.Helper()
+	s, err := c.OpenRequestStream(q.t.Context())
+	if err != nil {
+		q.t.Fatal(err)
+	}
+	_ = s.SetDeadline(time.Now().Add(time.Minute))
+	if err := s.SendRequestHeader(r); err != nil {
+		q.t.Fatal(err)
+	}
+	return s
+}
+
+// open is send, and the reply's head.
+func (q *quicServer) open(c *http3.ClientConn, r *http.Request) (*http3.RequestStream, *http.Response) {
+	q.t.Helper()
+	s := q.send(c, r)
+	resp, err := s.ReadResponse()
+	if err != nil {
+		q.t.Fatal(err)
+	}
+	return s, resp
+}
+
+// tunnelling are settings for a bridge whose WebSockets are what run does.
+func tunnelling(r *refusals, run func(client net.Conn)) bridge.Settings {
+	s := settings(func(ctx *fasthttp.RequestCtx, f exchange.Front) {
+		if _, ok := f.WantsUpgrade(); !ok {
+			ctx.SetBodyString("no upgrade")
+			return
+		}
+		ctx.SetStatusCode(101)
+		ctx.Response.Header.Set("Upgrade", "websocket")
+		ctx.Response.Header.Set("Sec-WebSocket-Accept", "x")
+		ctx.Response.Header.Set("Sec-WebSocket-Protocol", "chat")
+		f.Upgrade(func(client net.Conn, early []byte) {
+			if len(early) > 0 {
+				panic("what has come is in the stream")
+			}
+			if client != nil {
+				run(client)
+			}
+		})
+	})
+	s.WebSockets, s.Refused = true, r.add
+	return s
+}
+
+// echoes what the client says until it ends its side, and then ends ours.
+func echoes(client net.Conn) {
+	_, _ = io.Copy(struct{ io.Writer }{client}, struct{ io.Reader }{client}) // the tests see what came
+	_ = client.(interface{ CloseWrite() error }).CloseWrite()
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for range 3000 {
+		if ok() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("never: %s", what)
+}
+
+func TestTunnel(t *testing.T) {
+	q := startQUIC(t, tunnelling(new(refusals), func(client net.Conn) {
+		echoes(client)
+		if client.LocalAddr() == nil || client.RemoteAddr() == nil || client.Close() != nil || client.SetDeadline(time.Time{}) != nil {
+			t.Error("it is no connection")
+		}
+	}))
+	c := q.client()
+	s := q.send(c, connect())
+	_, _ = s.Write([]byte("early words ")) // before the answer
+	resp, err := s.ReadResponse()
+	if err != nil || resp.StatusCode != 200 || resp.Header.Get("Sec-WebSocket-Protocol") != "chat" || resp.Header.Get("Date") == "" {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	for _, name := range []string{"Upgrade", "Connection", "Sec-WebSocket-Accept", "Content-Length", "Content-Type"} {
+		if v, is := resp.Header[http.CanonicalHeaderKey(name)]; is {
+			t.Errorf("%s: %s", name, v)
+		}
+	}
+	if n := q.bridge.Tunnels(); n > 1 {
+		t.Errorf("%d tunnels", n)
+	}
+	large := strings.Repeat("0123456789abcdef", 1<<16) // all windows are smaller
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		_, _ = io.WriteString(s, large)
+		_ = s.Close()
+	})
+	all, err := io.ReadAll(s)
+	sending.Wait()
+	if err != nil || string(all) != "early words "+large {
+		t.Errorf("%d bytes, %v", len(all), err)
+	}
+	get := connect()
+	get.Method, get.Proto = "GET", "" // the connection goes on
+	s, _ = q.open(c, get)
+	if b, err := io.ReadAll(s); string(b) != "no upgrade" {
+		t.Errorf("%q, %v", b, err)
+	}
+	eventually(t, "the tunnel is counted out", func() bool { return q.bridge.Tunnels() == 0 && q.bridge.Busy() == 0 })
+}
+
+// The handler sees the handshake that it would see over HTTP/1, with a key of
+// ours and none of the client's, and its refusal is a reply like any other.
+func TestTunnelLooksLikeHTTP1(t *testing.T) {
+	seen := make(chan string, 1)
+	set := settings(func(ctx *fasthttp.RequestCtx, f exchange.Front) {
+		var b strings.Builder
+		f.EachField(func(name, value []byte) bool {
+			if string(name) == "Sec-WebSocket-Key" && len(value) == 24 {
+				value = []byte("KEY")
+			}
+			b.WriteString(string(name) + "=" + string(value) + " ")
+			return true
+		})
+		protocol, ok := f.WantsUpgrade()
+		if !ok || string(protocol) != "websocket" || f.HasBody() || !f.BodyDone() || ctx.IsBodyStream() || f.Whole() != nil {
+			t.Errorf("%q, %v; a body: %v", protocol, ok, f.HasBody())
+		}
+		f.InterruptBody() // means nothing here
+		ctx.SetStatusCode(401)
+		ctx.SetBodyString("who are you?")
+		seen <- string(ctx.Method()) + " " + string(ctx.RequestURI()) + " " + f.Protocol() + " " + b.String()
+	})
+	set.WebSockets = true
+	q := startQUIC(t, set)
+	r := connect()
+	r.Header = http.Header{"Sec-Websocket-Key": {"mine"}, "Sec-Websocket-Accept": {"mine"}, "Sec-Websocket-Version": {"13"}, "Cookie": {"a=b"}, "Accept-Encoding": {"br"}}
+	s, resp := q.open(q.client(), r)
+	if b, err := io.ReadAll(s); resp.StatusCode != 401 || string(b) != "who are you?" || err != nil {
+		t.Errorf("%d %q, %v", resp.StatusCode, b, err)
+	}
+	const want = "GET /chat HTTP/3.0 Host=a.test Accept-Encoding=br Cookie=a=b Sec-Websocket-Version=13 Connection=Upgrade Upgrade=websocket Sec-WebSocket-Key=KEY "
+	if got := strings.ReplaceAll(<-seen, "User-Agent=quic-go HTTP/3 ", ""); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestHostileTunnels(t *testing.T) {
+	for name, c := range map[string]struct {
+		edit func(r *http.Request)
+		off  bool
+		want string
+	}{
+		"an unknown protocol": {func(r *http.Request) { r.Proto = "connect-udp" }, false, "501 protocol_refused"},
+		"in upper case":       {func(r *http.Request) { r.Proto = "WebSocket" }, false, "501 protocol_refused"},
+		"switched off":        {func(*http.Request) {}, true, "501 protocol_refused"},
+		"content-length":      {func(r *http.Request) { r.Header.Set("Content-Length", "5") }, false, "400 bad_content_length"},
+		"no content-length":   {func(r *http.Request) { r.Header.Set("Content-Length", "0") }, false, "400 bad_content_length"},
+		"CONNECT":             {func(r *http.Request) { r.Proto = ""; r.URL.Path = "" }, false, "501 method_refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := new(refusals)
+			set := tunnelling(r, func(net.Conn) { t.Error("there is a tunnel") })
+			set.WebSockets = !c.off
+			q := startQUIC(t, set)
+			req := connect()
+			c.edit(req)
+			head := requestHead(req)
+			resp, body := q.raw(head)
+			eventually(t, "the refusal is counted", func() bool { return r.String() != "" })
+			if got := resp + " " + r.String(); got != c.want || !strings.Contains(body, r.String()) {
+				t.Errorf("got %s, want %s: %s", got, c.want, body)
+			}
+		})
+	}
+}
+
+// requestHead is a HEADERS frame.
+func requestHead(r *http.Request) []byte {
+	var block bytes.Buffer
+	e := qpack.NewEncoder(&block)
+	field := func(name, value string) { _ = e.WriteField(qpack.HeaderField{Name: name, Value: value}) } // to memory
+	field(":method", r.Method)
+	field(":authority", r.Host)
+	if r.URL.Path != "" {
+		field(":scheme", r.URL.Scheme)
+		field(":path", r.URL.Path)
+	}
+	if r.Proto != "" {
+		field(":protocol", r.Proto)
+	}
+	for name, values := range r.Header {
+		field(strings.ToLower(name), values[0])
+	}
+	return frame(1, block.Bytes())
+}
+
+// frame is an HTTP/3 frame.
+func frame(kind uint64, payload []byte) []byte {
+	return append(quicvarint.Append(quicvarint.Append(nil, kind), uint64(len(payload))), payload...)
+}
+
+// rawStream is a stream on which frames are written by hand.
+func (q *quicServer) rawStream(first []byte) *quic.Stream {
+	q.t.Helper()
+	c := q.dial()
+	control, err := c.OpenUniStream()
+	if err != nil {
+		q.t.Fatal(err)
+	}
+	_, _ = control.Write([]byte{0, 4, 0}) // SETTINGS, empty; an error shows below
+	s, err := c.OpenStreamSync(q.t.Context())
+	if err != nil {
+		q.t.Fatal(err)
+	}
+	_ = s.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := s.Write(first); err != nil {
+		q.t.Fatal(err)
+	}
+	return s
+}
+
+// raw is the status and the body of the reply to a head written by hand.
+func (q *quicServer) raw(head []byte) (status, body string) {
+	q.t.Helper()
+	s := q.rawStream(head)
+	r := quicvarint.NewReader(s)
+	for {
+		kind, err := quicvarint.Read(r)
+		if err == io.EOF {
+			return status, body
+		}
+		n, err2 := quicvarint.Read(r)
+		payload := make([]byte, n)
+		_, err3 := io.ReadFull(r, payload)
+		if err := errors.Join(err, err2, err3); err != nil {
+			q.t.Fatal(err)
+		}
+		if kind == 0 {
+			body += string(payload)
+			continue
+		}
+		next := qpack.NewDecoder().Decode(payload)
+		for f, err := next(); err == nil; f, err = next() {
+			if f.Name == ":status" {
+				status = f.Value
+			}
+		}
+	}
+}
+
+// A client that resets its stream is gone for the tunnel, and one whose server
+// breaks off is told by H3_REQUEST_CANCELLED. Neither is taken for a flood.
+func TestTunnelsAreReset(t *testing.T) {
+	ended := make(chan error, 1)
+	q := startQUIC(t, tunnelling(new(refusals), func(client net.Conn) {
+		b := make([]byte, 1)
+		_, err := client.Read(b)
+		switch {
+		case err == nil && b[0] == 'b':
+			err = io.ErrUnexpectedEOF // break off
+		case err == nil:
+			_ = client.(interface{ CloseWrite() error }).CloseWrite() // and hear no more
+		}
+		ended <- err
+	}))
+	c := q.client()
+	const cancelled = quic.StreamErrorCode(http3.ErrCodeRequestCanceled)
+	for range 250 {
+		s, _ := q.open(c, connect())
+		s.CancelWrite(cancelled)
+		s.CancelRead(cancelled)
+		if err := <-ended; err == nil || err == io.EOF {
+			t.Fatalf("%v", err)
+		}
+	}
+	if n := q.floods.Load(); n > 0 {
+		t.Error("taken for a flood")
+	}
+	s, _ := q.open(c, connect())
+	_, _ = s.Write([]byte("b"))
+	var e *http3.Error
+	if _, err := io.ReadAll(s); !errors.As(err, &e) || e.ErrorCode != http3.ErrCodeRequestCanceled || !e.Remote {
+		t.Errorf("%v", err)
+	}
+	<-ended
+	eventually(t, "nobody reads the other way", func() bool {
+		_, err := s.Write([]byte("x"))
+		return errors.As(err, &e) && e.ErrorCode == http3.ErrCodeRequestCanceled
+	})
+	s, _ = q.open(c, connect())
+	_, _ = s.Write([]byte("e"))
+	if b, err := io.ReadAll(s); len(b) > 0 || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	<-ended
+	eventually(t, "it is told that nobody listens", func() bool {
+		_, err := s.Write([]byte("x"))
+		return errors.As(err, &e) && e.ErrorCode == http3.ErrCodeNoError
+	})
+	eventually(t, "all are over", func() bool { return q.bridge.Tunnels() == 0 })
+}
+
+// A connection that breaks ends its tunnels.
+func TestTunnelsOfALostConnection(t *testing.T) {
+	ended := make(chan error, 1)
+	q := startQUIC(t, tunnelling(new(refusals), func(client net.Conn) {
+		_, err := io.Copy(io.Discard, struct{ io.Reader }{client})
+		ended <- err
+	}))
+	c := q.client()
+	q.open(c, connect())
+	_ = c.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
+	if err := <-ended; err == nil {
+		t.Error("it looks complete")
+	}
+}
+
+// Deadlines of either side interrupt, whether set before or meanwhile, and what
+// a write has sent by then is told: what goes on makes one stream.
+func TestTunnelDeadlines(t *testing.T) {
+	const size = 1 << 20
+	interrupted := make(chan struct{})
+	q := startQUIC(t, tunnelling(new(refusals), func(client net.Conn) {
+		late := func(what string, err error) {
+			if timeout, _ := err.(net.Error); timeout == nil || !timeout.Timeout() {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		b := make([]byte, 100)
+		_ = client.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // in the middle of a frame's head
+		_, err := client.Read(b)
+		late("read", err)
+		_ = client.SetReadDeadline(time.Time{})
+		var other sync.WaitGroup
+		other.Go(func() {
+			time.Sleep(50 * time.Millisecond) // so that it waits, most likely
+			_ = client.SetDeadline(time.Unix(1, 0))
+		})
+		_, err = client.Read(b)
+		late("read", err)
+		other.Wait()
+		_ = client.SetDeadline(time.Time{})
+		interrupted <- struct{}{}
+		if n, err := io.ReadFull(client, b); n != len(b) || err != nil || string(b) != strings.Repeat("x", len(b)) {
+			t.Errorf("%q, %v", b[:n], err)
+		}
+		data := bytes.Repeat([]byte("0123456789abcdef"), size/16)
+		_ = client.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		n, err := client.Write(data)
+		late("write", err)
+		_ = client.SetWriteDeadline(time.Time{})
+		interrupted <- struct{}{}
+		if m, err := client.Write(data[n:]); n+m != size || err != nil {
+			t.Errorf("%d and %d bytes, %v", n, m, err)
+		}
+		_ = client.(interface{ CloseWrite() error }).CloseWrite()
+		if client.(interface{ CloseWrite() error }).CloseWrite() == nil {
+			t.Error("closed twice")
+		}
+	}))
+	data := append(quicvarint.Append([]byte{0}, 100), bytes.Repeat([]byte("x"), 100)...)
+	s := q.rawStream(append(requestHead(connect()), data[0])) // the head ends, and DATA begins
+	<-interrupted
+	_, _ = s.Write(data[1:])
+	<-interrupted
+	var got []byte
+	r := quicvarint.NewReader(s)
+	for {
+		kind, err := quicvarint.Read(r)
+		if err == io.EOF {
+			break
+		}
+		n, err2 := quicvarint.Read(r)
+		payload := make([]byte, n)
+		_, err3 := io.ReadFull(r, payload)
+		if err := errors.Join(err, err2, err3); err != nil {
+			t.Fatal(err)
+		}
+		if kind == 0 {
+			got = append(got, payload...)
+		}
+	}
+	if !bytes.Equal(got, bytes.Repeat([]byte("0123456789abcdef"), size/16)) {
+		t.Errorf("%d bytes", len(got))
+	}
+}
+
+// Whoever waits for a tunnel is told when there is none.
+func TestNoTunnelAfterAll(t *testing.T) {
+	var called atomic.Int32
+	set := settings(func(ctx *fasthttp.RequestCtx, f exchange.Front) {
+		ctx.SetStatusCode(101)
+		f.Upgrade(func(client net.Conn, _ []byte) {
+			if client == nil {
+				called.Add(1)
+			}
+		})
+		ctx.SetStatusCode(403)
+		switch string(ctx.Path()) {
+		case "/cut":
+			f.Cut()
+		case "/panic":
+			panic("a test's")
+		}
+	})
+	set.WebSockets = true
+	q := startQUIC(t, set)
+	c := q.client()
+	if _, resp := q.open(c, connect()); resp.StatusCode != 403 {
+		t.Errorf("%d", resp.StatusCode)
+	}
+	r := connect()
+	r.URL.Path = "/cut"
+	if _, err := q.send(c, r).ReadResponse(); err == nil {
+		t.Error("it is not cut")
+	}
+	r.URL.Path = "/panic"
+	if _, resp := q.open(c, r); resp.StatusCode != 500 {
+		t.Errorf("%d", resp.StatusCode)
+	}
+	eventually(t, "all have heard of it", func() bool { return called.Load() == 3 })
+}
+
+type aborted chan struct{}
+
+func (a aborted) Abort() { close(a) }
+
+// Tunnels of a connection that is to end are told, whether they were there
+// before or not.
+func TestTunnelsAreToldOfTheEnd(t *testing.T) {
+	set := settings(func(ctx *fasthttp.RequestCtx, f exchange.Front) {
+		ctx.SetStatusCode(101)
+		f.Upgrade(func(client net.Conn, _ []byte) {
+			told := make(aborted)
+			f.(exchange.Drainer).OnDrain(told)
+			_, _ = client.Write([]byte("hi"))
+			<-told
+			_, _ = client.Write([]byte(" bye"))
+			_ = client.(interface{ CloseWrite() error }).CloseWrite()
+		})
+	})
+	set.WebSockets = true
+	q := startQUIC(t, set)
+	c := q.client()
+	for range 2 {
+		s, _ := q.open(c, connect())
+		hi := make([]byte, 2)
+		if _, err := io.ReadFull(s, hi); err != nil {
+			t.Fatal(err)
+		}
+		q.ending.Store(true)
+		if b, err := io.ReadAll(s); string(hi)+string(b) != "hi bye" || err != nil {
+			t.Errorf("%s%s, %v", hi, b, err)
+		}
+	}
+}
