@@ -65,6 +65,9 @@ func (c *adminClient) complete(env *environment, node string) error {
 		return nil
 	}
 	path := filepath.Join(c.DataDir, "admin.token")
+	if whole, err := filepath.Abs(path); err == nil {
+		path = whole // data_dir is relative to where the node was started, which need not be here
+	}
 	token, err := readFile(path)
 	if err != nil {
 		return fmt.Errorf("no admin token: %w; %s", err, whichToken)

@@ -25,7 +25,9 @@ type runCommand struct {
 	PIDFile string   `name:"pid-file" help:"Where to write the process ID, once all the listeners of the config are bound." placeholder:"FILE"`
 }
 
-func (*runCommand) Help() string { return "Signals: SIGTERM drains." }
+func (*runCommand) Help() string {
+	return "Signals: SIGTERM drains. This line is longer than help is wide at most, and so\nit is broken anew."
+}
 
 type setCommand struct {
 	shared
@@ -51,6 +53,10 @@ type commands struct {
 		List listCommand `cmd:"" default:"withargs" help:"List services."`
 		Set  setCommand  `cmd:"" help:"Set one."`
 	} `cmd:"" help:"Services and their instances."`
+	Both struct {
+		Why string `required:"" help:"Why." placeholder:"WHY"`
+		ID  string `arg:"" help:"Which."`
+	} `cmd:"" help:"Needs a flag and an argument."`
 	HashIt struct{} `cmd:"" help:"Hash standard input."`
 	Nested struct {
 		Only struct{} `cmd:"" help:"Only this."`
@@ -71,6 +77,7 @@ func TestValues(t *testing.T) {
 		"services set a":                                   with(func(c *setCommand) { c.ID = "a" }),
 		"services set a up":                                with(func(c *setCommand) { c.ID, c.Value = "a", "up" }),
 		"services set a -n5 --wait=1m":                     with(func(c *setCommand) { c.ID, c.Weight, c.Wait = "a", 5, time.Minute }),
+		"services set a -n=5 --server==x":                  with(func(c *setCommand) { c.ID, c.Weight, c.Server = "a", 5, "=x" }),
 		"services set a -n 5 --wait 1m":                    with(func(c *setCommand) { c.ID, c.Weight, c.Wait = "a", 5, time.Minute }),
 		"services set --weight=-5 a --before 7":            with(func(c *setCommand) { c.ID, c.Weight, c.Before = "a", -5, 7 }),
 		"services set -o json --server x a":                with(func(c *setCommand) { c.ID, c.Output, c.Server = "a", "json", "x" }),
@@ -94,7 +101,7 @@ func TestValues(t *testing.T) {
 }
 
 func TestTheCommandThatIsMeant(t *testing.T) {
-	for line, want := range map[string]string{"services": "", "services users": "users", "services -o json users": "users", "services list users": "users"} {
+	for line, want := range map[string]string{"services": "", "services users": "users", "services -o json users": "users", "services -ojson users": "users", "services list users": "users"} {
 		c, choice, err := parse(strings.Fields(line)...)
 		if err != nil || choice.Command != any(&c.Services.List) || c.Services.List.Name != want {
 			t.Errorf("%s: %v, %+v", line, err, c.Services.List)
@@ -104,21 +111,26 @@ func TestTheCommandThatIsMeant(t *testing.T) {
 
 func TestMistakes(t *testing.T) {
 	for line, want := range map[string]string{
-		"":                           `prog: expected one of run, check, services, hash-it, nested`,
+		"":                           `prog: expected one of run, check, services, both, hash-it, nested`,
 		"nested":                     `prog nested: expected one of only`,
-		"rum":                        `prog: unexpected argument rum, did you mean "run"?`,
-		"nonsense":                   `prog: unexpected argument nonsense`,
+		"rum":                        `prog: unknown command rum, did you mean "run"?`,
+		"nonsense":                   `prog: unknown command nonsense`,
 		"hash-it x":                  `prog hash-it: unexpected argument x`,
 		"services a b":               `prog services list: unexpected argument b`,
-		"run":                        `prog run: missing flags: --config=FILE`,
+		"run":                        `prog run: missing --config=FILE`,
 		"run --confg=x":              `prog run: unknown flag --confg, did you mean "--config"?`,
 		"run -x":                     `prog run: unknown flag -x`,
 		"run -qx":                    `prog run: unknown flag -x`,
+		"run -config a":              `prog run: unknown flag -config, did you mean "--config"?`,
+		"run -c a -config=b":         `prog run: unknown flag -config, did you mean "--config"?`,
+		"services -output=json":      `prog services list: unknown flag -output, did you mean "--output"?`,
+		"run -c a b":                 `prog run: unexpected argument b`,
+		"both":                       `prog both: missing --why=WHY, <id>`,
 		"run -c":                     `prog run: --config: missing value`,
 		"run --pid-file --no-watch":  `prog run: --pid-file: missing value; one that begins with a dash is written --pid-file=--no-watch`,
 		"run --no-watch=maybe":       `prog run: --no-watch: expected true or false but got "maybe"`,
 		"services --output=xml":      `prog services list: --output must be one of "text","json" but got "xml"`,
-		"services set":               `prog services set: expected "<id>"`,
+		"services set":               `prog services set: missing <id>`,
 		"services set a sideways":    `prog services set: <value> must be one of "up","down" but got "sideways"`,
 		"services set a -n x":        `prog services set: --weight: expected a whole number but got "x"`,
 		"services set a --before=-1": `prog services set: --before: expected a whole number from 0 but got "-1"`,
@@ -127,10 +139,10 @@ func TestMistakes(t *testing.T) {
 		"services set a up down":     `prog services set: unexpected argument down`,
 		"services set a --n=99999999999999999999": `prog services set: unknown flag --n`,
 		"-é":       `prog: unknown flag -é`,
-		"\xff":     `prog: unexpected argument "\xff"`,
+		"\xff":     `prog: unknown command "\xff"`,
 		"--\x1b[m": `prog: unknown flag "--\x1b[m"`,
-		"check":    `prog check: expected "<file> ..."`,
-		"check --": `prog check: expected "<file> ..."`,
+		"check":    `prog check: missing <file> ...`,
+		"check --": `prog check: missing <file> ...`,
 	} {
 		_, _, err := parse(strings.Fields(line)...)
 		var e *args.Error
@@ -145,7 +157,7 @@ var update = flag.Bool("update", false, "rewrite testdata")
 func TestHelp(t *testing.T) {
 	for name, line := range map[string][]string{
 		"root": {"--help"}, "run": {"run", "--bogus", "-h"}, "group": {"services", "--help"},
-		"list": {"services", "list", "--help"}, "set": {"--help", "services", "set"}, "check": {"check", "a", "--help"},
+		"list": {"services", "list", "-help"}, "set": {"--help", "services", "set"}, "check": {"check", "a", "--help"},
 	} {
 		_, choice, err := parse(line...)
 		if err != nil {

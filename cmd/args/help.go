@@ -14,7 +14,7 @@ func (c *command) usage() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Usage: %s\n\n%s\n", c.synopsis(), strings.Join(wrap(c.help, width), "\n"))
 	if h, ok := c.target.Addr().Interface().(interface{ Help() string }); ok {
-		fmt.Fprintf(&b, "\n%s\n", h.Help())
+		fmt.Fprintf(&b, "\n%s\n", strings.Join(wrap(h.Help(), width), "\n"))
 	}
 	if len(c.arguments) > 0 {
 		b.WriteString("\nArguments:\n")

@@ -92,21 +92,20 @@ func (r *reader) word(word string) error {
 		}
 		return a.set(word)
 	}
-	return fmt.Errorf("unexpected argument %s%s", shown(word), meant(word, r.at.names()))
+	if len(r.at.commands) > 0 {
+		return fmt.Errorf("unknown command %s%s", shown(word), meant(word, r.at.names()))
+	}
+	return fmt.Errorf("unexpected argument %s", shown(word))
 }
 
 // flag takes a flag by its long or short name; given tells that text is its
 // value, else the next word is.
 func (r *reader) flag(name, text string, given bool) error {
-	if name == "--help" || name == "-h" {
+	if name == "--help" {
 		r.help = true
 		return nil
 	}
-	f := r.at.flag(name)
-	if f == nil && r.at.fallback != nil {
-		r.at = r.at.fallback
-		return r.flag(name, text, given)
-	}
+	f := r.find(name)
 	switch {
 	case f == nil:
 		return fmt.Errorf("unknown flag %s%s", shown(name), meant(name, r.at.flagNames()))
@@ -123,15 +122,33 @@ func (r *reader) flag(name, text string, given bool) error {
 	return f.set(text)
 }
 
-// shorts takes a word such as -n5, -n or -abc: flags without a value may share
-// a dash, and what follows the name of one with a value is that.
+// find returns the flag of this command, else of the one that is meant if none
+// is named; nil: there is no such flag.
+func (r *reader) find(name string) *value {
+	f := r.at.flag(name)
+	if f == nil && r.at.fallback != nil {
+		r.at = r.at.fallback
+		f = r.at.flag(name)
+	}
+	return f
+}
+
+// shorts takes a word such as -n5, -n=5, -n or -abc: flags without a value may
+// share a dash, and what follows the name of one with a value is that.
 func (r *reader) shorts(word string) error {
+	if long, _, _ := strings.Cut(word, "="); len(long) > 2 && r.find("-"+long) != nil {
+		return fmt.Errorf("unknown flag %s, did you mean %q?", long, "-"+long) // -config is not -c with the value onfig
+	}
 	for letters := word[1:]; letters != ""; {
 		_, size := utf8.DecodeRuneInString(letters)
 		name := "-" + letters[:size]
 		letters = letters[size:]
-		if f := r.at.flag(name); letters != "" && f != nil && !f.isBool() {
-			return f.set(letters)
+		if name == "-h" {
+			r.help = true
+			return nil
+		}
+		if f := r.find(name); letters != "" && f != nil && !f.isBool() {
+			return f.set(strings.TrimPrefix(letters, "="))
 		}
 		if err := r.flag(name, "", false); err != nil {
 			return err
@@ -148,7 +165,7 @@ func (r *reader) finish() error {
 	if len(r.at.commands) > 0 {
 		return fmt.Errorf("expected one of %s", strings.Join(r.at.names(), ", "))
 	}
-	var missing, expected []string
+	var missing []string
 	for _, f := range r.at.flags {
 		if f.required && !f.given {
 			missing = append(missing, f.summary())
@@ -157,16 +174,13 @@ func (r *reader) finish() error {
 			return err
 		}
 	}
-	if len(missing) > 0 {
-		return fmt.Errorf("missing flags: %s", strings.Join(missing, ", "))
-	}
 	for _, a := range r.at.arguments {
 		if a.required && !a.given {
-			expected = append(expected, a.summary())
+			missing = append(missing, a.summary())
 		}
 	}
-	if len(expected) > 0 {
-		return fmt.Errorf("expected %q", strings.Join(expected, " "))
+	if len(missing) > 0 {
+		return fmt.Errorf("missing %s", strings.Join(missing, ", "))
 	}
 	return nil
 }
@@ -197,7 +211,7 @@ func (c *command) flagNames() []string {
 
 // shown is a word for a message: as it was typed, if that can be seen.
 func shown(word string) string {
-	if q := strconv.Quote(word); word == "" || q != `"`+word+`"` {
+	if q := strconv.Quote(word); word == "" || strings.Contains(word, " ") || q != `"`+word+`"` {
 		return q
 	}
 	return word
