@@ -54,10 +54,10 @@ func TestUploadsTakeTurns(t *testing.T) {
 			came[v.stream] += v.size
 			turns[v.stream]++
 			if len(since) == 0 && len(turns) == streams && slices.Min(slices.Collect(maps.Values(turns))) == 2 {
-				since = maps.Clone(turns) // by now all are in one line, whatever they waited for at first
+				since = maps.Clone(turns) // by now most are in one line, whatever they waited for at first
 			}
 			for id, from := range since {
-				if n := turns[v.stream] - since[v.stream]; came[id] < size && n > turns[id]-from+1 {
+				if n := turns[v.stream] - since[v.stream]; came[id] < size && n > turns[id]-from+2 { // who changes lines late is overtaken once
 					t.Errorf("stream %d has sent %d frames, stream %d only %d", v.stream, n, id, turns[id]-from)
 				}
 			}
