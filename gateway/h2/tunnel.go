@@ -64,6 +64,7 @@ func (s *stream) endTunnel(t *tunnel) {
 	c := s.c
 	c.srv.tunnels.Add(-1)
 	s.OnDrain(nil)
+	s.OnGone(nil)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t.over, s.tunnel = true, nil
@@ -128,6 +129,11 @@ func (t *tunnel) CloseWrite() error {
 
 // InParts says that a Write which a deadline has ended can be gone on with.
 func (t *tunnel) InParts() {}
+
+// OnGone is exchange.Front's, until the tunnel has ended: nobody reads a stream
+// whose client has ended its side, and so nobody would see it reset. a may set
+// deadlines.
+func (t *tunnel) OnGone(a exchange.Aborter) { t.s.OnGone(a) }
 
 func (t *tunnel) send(p []byte, end bool) (n int, err error) {
 	c, s := t.c, t.s

@@ -273,6 +273,58 @@ func TestTunnelsAreReset(t *testing.T) {
 	<-ended
 }
 
+type aborter func()
+
+func (a aborter) Abort() { a() }
+
+// Who has no reason to read is told that the client has gone, also late, and not
+// once the tunnel has ended.
+func TestTunnelsHearOfGoneClients(t *testing.T) {
+	here, gone := make(chan struct{}), make(chan bool, 1)
+	late := make(chan struct{})
+	addr, srv := start(t, tunnelling(new(refusals), func(client net.Conn) {
+		if _, err := client.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("%v", err)
+		}
+		here <- struct{}{}
+		<-late
+		told := make(chan struct{})
+		client.(interface{ OnGone(exchange.Aborter) }).OnGone(aborter(func() {
+			_ = client.SetDeadline(time.Unix(1, 0)) // is allowed
+			close(told)
+		}))
+		<-told
+		gone <- true
+	}))
+	for name, leave := range map[string]func(*raw){
+		"a reset": func(c *raw) { _ = c.WriteRSTStream(1, http2.ErrCodeCancel) },
+		"an end":  func(c *raw) { c.nc.Close() },
+	} {
+		for _, before := range []bool{false, true} {
+			late = make(chan struct{})
+			c := dial(t, addr)
+			c.open(1, true, extended()...)
+			<-here
+			if before {
+				leave(c)
+				_ = c.WritePing(false, [8]byte{})
+				time.Sleep(20 * time.Millisecond) // so that it has come, most likely
+				close(late)
+			} else {
+				close(late)
+				leave(c)
+			}
+			select {
+			case <-gone:
+			case <-time.After(30 * time.Second):
+				t.Fatalf("%s, before: %v: nobody was told", name, before)
+			}
+			c.nc.Close()
+		}
+	}
+	eventually(t, "all tunnels have ended", func() bool { return srv.Stats().Tunnels == 0 })
+}
+
 // Deadlines of either side interrupt, whether set before or meanwhile, and what
 // a write has sent by then is told.
 func TestTunnelDeadlines(t *testing.T) {

@@ -34,6 +34,9 @@ func (f *forward) tunnel(l *leg, conn transport.Hijacker) {
 		if d, ok := e.Front.(exchange.Drainer); ok {
 			d.OnDrain(t)
 		}
+		if c, ok := client.(interface{ OnGone(exchange.Aborter) }); ok {
+			c.OnGone(gone{t})
+		}
 		o := t.Run(sent, early)
 		_ = nc.Close() // both directions have ended; the front closes the client's
 		e.Tunnel = exchange.TunnelInfo{Received: o.Up, Sent: o.Down}
@@ -49,6 +52,14 @@ func (f *forward) tunnel(l *leg, conn transport.Hijacker) {
 		ep.Done(r)
 	})
 }
+
+// gone ends a tunnel whose client has gone.
+type gone struct{ *splice.Pair }
+
+var errGone = errors.New("the client gave the tunnel up")
+
+// Abort implements exchange.Aborter.
+func (g gone) Abort() { g.Gone(errGone) }
 
 var errNotAccepted = errors.New("the reply to the WebSocket handshake has no Sec-WebSocket-Accept for its key")
 

@@ -147,6 +147,11 @@ var errStopped = errors.New("the connection was ended by the gateway")
 // Stop ends both directions. Concurrent, also with Run.
 func (p *Pair) Stop() { p.fail(Stopped, errStopped) }
 
+// Gone ends both directions because the client has gone, for one whose going a
+// read would not show: it may have ended its side long before. Concurrent, also
+// with Run.
+func (p *Pair) Gone(err error) { p.fail(ClientFailed, err) }
+
 // longAgo as a deadline interrupts a blocked read or write at once.
 var longAgo = time.Unix(1, 0)
 

@@ -91,6 +91,18 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 			w.WriteHeader(http.StatusSwitchingProtocols)
 			return
 		}
+		if r.URL.Path == "/deaf" { // and mute
+			nc, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				return
+			}
+			defer nc.Close()
+			sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+			fmt.Fprintf(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n",
+				base64.StdEncoding.EncodeToString(sum[:]))
+			<-t.Context().Done()
+			return
+		}
 		if r.URL.Path == "/page" {
 			io.WriteString(w, "\x81\x02no") // it would even be a frame
 			return
@@ -141,6 +153,18 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 			t.Errorf("%s: %d %v", c.path, status, err)
 		}
 	}
+	// A client that has ended its side and then gives the tunnel up takes it along.
+	deaf, _, err := dial("/deaf", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deaf.CloseNow()
+	g.eventually("the tunnel to the deaf endpoint ends", func() error {
+		if n := g.metric("gatehouse_route_requests_in_flight"); n != 0 {
+			return fmt.Errorf("%v requests in flight", n)
+		}
+		return nil
+	})
 	ws, _, err := dial("/guarded/ws", "alice-key")
 	if err != nil {
 		t.Fatal(err)
@@ -197,7 +221,7 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 	if err := ws.Close(websocket.StatusNormalClosure, "done"); err != nil {
 		t.Errorf("close handshake: %v", err)
 	}
-	line := g.accessLine("the tunnel", func(m map[string]any) bool { return m["status"] == 101.0 })
+	line := g.accessLine("the tunnel", func(m map[string]any) bool { return m["status"] == 101.0 && m["path"] != "/deaf" })
 	for key, want := range map[string]any{
 		"consumer": "alice", "route": "guarded", "method": "GET", "protocol": "HTTP/2.0", "upstream_protocol": "http/1.1",
 	} {
