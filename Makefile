@@ -45,10 +45,12 @@ test-fast: ## unit tests; needs nothing but Go
 race: ## unit tests of the concurrent packages under the race detector
 	$(GO) test -race -timeout 10m $(RACED)
 
-test-long: ## soak, floods, the large corpora, containers where an engine works (up to an hour)
+# The registries come last and alone: their servers take long to build.
+test-long: ## soak, floods, the large corpora, containers where an engine works, real registries (up to an hour)
 	timeout 300 scripts/setup.sh containers || echo 'setup: no container engine; the test says so too'
 	$(GO) test -count=1 -tags long,$(TAGS) -timeout 20m -v -run '^TestContainers$$' ./test/e2e
-	$(GO) test -count=1 -tags long,$(TAGS) -timeout 60m -skip '^TestContainers$$' ./gateway/... ./waf/... ./test/...
+	$(GO) test -count=1 -tags long,$(TAGS) -timeout 60m -skip '^TestContainers$$' $$($(GO) list ./gateway/... ./waf/... ./test/... | grep -v /test/registries)
+	$(GO) test -count=1 -tags long,$(TAGS) -timeout 60m ./test/registries
 
 FUZZTIME ?= 30s
 fuzz: ## every fuzz target for FUZZTIME each

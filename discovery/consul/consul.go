@@ -90,6 +90,10 @@ type state struct {
 	list  []upstream.EndpointSettings
 	note  string
 	known bool // list is that of index
+	// over: a query has waited in vain, so one that does not wait comes next. What
+	// waits is served by the agent's own copy, which is neither told of rights that
+	// the token has lost nor of changes since.
+	over bool
 }
 
 // Run implements upstream.Source.
@@ -127,23 +131,27 @@ func (s *Source) Run(ctx context.Context, report func(upstream.Report)) {
 
 // ask waits for what comes after now.
 func (s *Source) ask(ctx context.Context, now state) (state, error) {
-	timeout := discovery.AttemptTimeout
-	if now.index > 0 { // Consul adds up to a sixteenth by chance
-		timeout += s.s.Wait + s.s.Wait/16
+	timeout, waits := discovery.AttemptTimeout, now.index > 0 && !now.over
+	q := s.query()
+	if waits {
+		timeout += s.s.Wait + s.s.Wait/16 // Consul adds up to a sixteenth by chance
+		q.Set("index", strconv.FormatUint(now.index, 10))
+		q.Set("wait", strconv.FormatInt(s.s.Wait.Milliseconds(), 10)+"ms")
 	}
 	a, err := s.client.Get(ctx, remote.Request{
-		Path: "/v1/health/service/" + url.PathEscape(s.s.Service), Query: s.query(now.index), Timeout: timeout, Limit: maxBody,
+		Path: "/v1/health/service/" + url.PathEscape(s.s.Service), Query: q, Timeout: timeout, Limit: maxBody,
 	})
 	if err != nil {
 		return state{}, err
 	}
 	defer a.Body.Close()
-	index := indexOf(a.Header)
-	if now.known && index == now.index && index > 0 {
-		return now, nil // the time was over
+	index, hides := indexOf(a.Header), a.Header.Get("X-Consul-Results-Filtered-By-ACLs") == "true"
+	if now.known && index == now.index && index > 0 && !hides { // the time was over, or the list is still right
+		now.over = waits
+		return now, nil
 	}
 	list, note, err := parse(a.Body, &s.s)
-	if err == nil && a.Header.Get("X-Consul-Results-Filtered-By-ACLs") == "true" {
+	if err == nil && hides {
 		if len(list) == 0 {
 			err = errHidden
 		} else {
@@ -154,8 +162,8 @@ func (s *Source) ask(ctx context.Context, now state) (state, error) {
 		s.client.Next()
 		return state{}, err
 	}
-	if now.index > 0 && len(list) == 0 && len(now.list) > 0 {
-		return s.ask(ctx, state{}) // queries that wait are not told that a token hides something
+	if waits && len(list) == 0 && len(now.list) > 0 {
+		return s.ask(ctx, state{}) // is it empty, or can it no longer be seen?
 	}
 	if index < now.index {
 		index = 0 // the server has been restored or restarted: do not wait for an index that may be far away
@@ -163,7 +171,7 @@ func (s *Source) ask(ctx context.Context, now state) (state, error) {
 	return state{index: index, list: list, note: note, known: true}, nil
 }
 
-func (s *Source) query(index uint64) url.Values {
+func (s *Source) query() url.Values {
 	q := url.Values{}
 	for key, value := range map[string]string{"dc": s.s.Datacenter, "ns": s.s.Namespace, "partition": s.s.Partition} {
 		if value != "" {
@@ -178,10 +186,6 @@ func (s *Source) query(index uint64) url.Values {
 	}
 	if s.s.Stale {
 		q.Set("stale", "")
-	}
-	if index > 0 {
-		q.Set("index", strconv.FormatUint(index, 10))
-		q.Set("wait", strconv.FormatInt(s.s.Wait.Milliseconds(), 10)+"ms")
 	}
 	return q
 }

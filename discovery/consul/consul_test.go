@@ -91,6 +91,13 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			break // Consul streams changes without this
 		}
 		w.Header().Set("X-Consul-Results-Filtered-By-ACLs", "true")
+	case "revoked": // only who does not wait is told
+		if known > 0 {
+			index = known
+			break
+		}
+		w.Header().Set("X-Consul-Results-Filtered-By-ACLs", "true")
+		body = "[]"
 	}
 	w.Header().Set("X-Consul-Index", strconv.FormatUint(index, 10))
 	fmt.Fprint(w, body)
@@ -211,6 +218,20 @@ func TestWhatTheTokenHides(t *testing.T) {
 	a.set(13, "[]", "")
 	r.List("")
 	r.Works()
+}
+
+// Queries that wait are not told of rights that the token has lost: they end as if
+// nothing had happened.
+func TestRightsAreLost(t *testing.T) {
+	t.Parallel()
+	a, url := newAgent(t, instances("10.0.0.1:80"))
+	r := discoverytest.Start(t, source(t, url, func(s *Settings) { s.Wait = 20 * time.Millisecond }))
+	r.List("10.0.0.1:80*3@z1")
+	a.set(10, instances("10.0.0.1:80"), "revoked")
+	r.Fails("the token shows no instance")
+	r.List("10.0.0.1:80*3@z1") // still the last good one
+	a.set(11, instances("10.0.0.2:80"), "")
+	r.List("10.0.0.2:80*3@z1")
 }
 
 func TestParse(t *testing.T) {
