@@ -1,9 +1,12 @@
 package bridge
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -27,6 +30,10 @@ type tunnel struct {
 	net.Conn
 	ended error // why the goroutine has ended; set before the pipe is closed
 	done  chan struct{}
+
+	mu      sync.Mutex
+	aborter exchange.Aborter // interrupted when the client has gone; nil: nobody
+	unwatch func() bool      // nil: nobody watches the stream
 }
 
 var (
@@ -126,6 +133,7 @@ func (t *tunnel) pass(in net.Conn, b []byte) (n int, err error) {
 
 // end ends the stream: in an orderly way where both sides have.
 func (t *tunnel) end() {
+	t.OnGone(nil)
 	_ = t.Conn.Close()                   // never fails
 	code := http3.ErrCodeRequestCanceled // RFC 9220, 3
 	if t.closed {
@@ -170,6 +178,34 @@ func (t *tunnel) CloseWrite() error {
 
 // Close implements net.Conn, and does nothing: the stream ends with the tunnel.
 func (t *tunnel) Close() error { return nil }
+
+// OnGone is exchange.Front's, until the tunnel has ended: behind the end of the
+// client's side no read shows that it has gone. That it listens no more, or that
+// the connection is lost, ends the stream's context, as ending our own side does.
+func (t *tunnel) OnGone(a exchange.Aborter) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.aborter = a
+	switch {
+	case a != nil && t.unwatch == nil:
+		t.unwatch = context.AfterFunc(t.stream.Context(), t.gone)
+	case a == nil && t.unwatch != nil:
+		t.unwatch()
+		t.unwatch = nil
+	}
+}
+
+func (t *tunnel) gone() {
+	if errors.Is(context.Cause(t.stream.Context()), quic.ErrStreamClosed) {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if a := t.aborter; a != nil {
+		t.aborter = nil
+		a.Abort()
+	}
+}
 
 // LocalAddr implements net.Conn.
 func (t *tunnel) LocalAddr() net.Addr { return t.face.Local }

@@ -237,6 +237,82 @@ func TestTunnelsOfALostConnection(t *testing.T) {
 	}
 }
 
+// aborter is a func to be called.
+type aborter func()
+
+func (a aborter) Abort() { a() }
+
+// Behind the end of its side a client that goes is seen by nobody who reads.
+func TestTunnelsHearOfGoneClients(t *testing.T) {
+	here, late, gone := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	q := startQUIC(t, tunnelling(new(refusals), func(client net.Conn) {
+		if _, err := client.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("%v", err)
+		}
+		here <- struct{}{}
+		<-late
+		told := make(chan struct{})
+		client.(interface{ OnGone(exchange.Aborter) }).OnGone(aborter(func() {
+			_ = client.SetDeadline(time.Unix(1, 0)) // is allowed
+			close(told)
+		}))
+		<-told
+		gone <- struct{}{}
+	}))
+	for name, leave := range map[string]func(*http3.ClientConn, *http3.RequestStream){
+		"it listens no more": func(_ *http3.ClientConn, s *http3.RequestStream) {
+			s.CancelRead(quic.StreamErrorCode(http3.ErrCodeRequestCanceled))
+		},
+		"its connection ends": func(c *http3.ClientConn, _ *http3.RequestStream) {
+			_ = c.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
+		},
+	} {
+		for _, before := range []bool{false, true} {
+			c := q.client()
+			s, _ := q.open(c, connect())
+			_ = s.Close()
+			<-here
+			if before {
+				leave(c, s)
+				time.Sleep(20 * time.Millisecond) // so that it has come, most likely
+				late <- struct{}{}
+			} else {
+				late <- struct{}{}
+				leave(c, s)
+			}
+			select {
+			case <-gone:
+			case <-time.After(30 * time.Second):
+				t.Fatalf("%s, before: %v: nobody was told", name, before)
+			}
+		}
+	}
+	eventually(t, "all tunnels have ended", func() bool { return q.bridge.Tunnels() == 0 })
+}
+
+// A side that we have ended is no sign of a client that has gone.
+func TestOurOwnEndIsNoGoing(t *testing.T) {
+	said := make(chan string, 1)
+	q := startQUIC(t, tunnelling(new(refusals), func(client net.Conn) {
+		client.(interface{ OnGone(exchange.Aborter) }).OnGone(aborter(func() { t.Error("it has gone") }))
+		_ = client.(interface{ CloseWrite() error }).CloseWrite()
+		b, err := io.ReadAll(struct{ io.Reader }{client})
+		said <- string(b)
+		if err != nil {
+			t.Error(err)
+		}
+	}))
+	s, _ := q.open(q.client(), connect())
+	if b, err := io.ReadAll(s); len(b) > 0 || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	_, _ = s.Write([]byte("last words"))
+	_ = s.Close()
+	if got := <-said; got != "last words" {
+		t.Errorf("%q", got)
+	}
+}
+
 // Deadlines of either side interrupt, whether set before or meanwhile, and what
 // a write has sent by then is told: what goes on makes one stream.
 func TestTunnelDeadlines(t *testing.T) {
