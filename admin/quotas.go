@@ -3,8 +3,12 @@ package admin
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -89,8 +93,31 @@ func (a *Server) quotaRoutes(mux *http.ServeMux) {
 	}
 }
 
+// parameters reads a query that has no others than those known, and each once:
+// one that is misspelt must not mean all there is.
+func parameters(r *http.Request, known ...string) (url.Values, error) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "the query cannot be read: %v", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(q)) {
+		switch {
+		case !slices.Contains(known, name):
+			return nil, refuse(http.StatusBadRequest, "there is no parameter %.40q; there are %s", name, strings.Join(known, ", "))
+		case len(q[name]) > 1:
+			return nil, refuse(http.StatusBadRequest, "%s must be given once", name)
+		case q[name][0] == "":
+			return nil, refuse(http.StatusBadRequest, "%s must not be empty", name)
+		}
+	}
+	return q, nil
+}
+
 func (a *Server) quotas(r *http.Request) (*QuotaPage, error) {
-	q := r.URL.Query()
+	q, err := parameters(r, "quota", "consumer", "after", "limit")
+	if err != nil {
+		return nil, err
+	}
 	limit, err := number(q.Get("limit"), defaultQuotas)
 	if err != nil || limit == 0 || limit > maxQuotas {
 		return nil, refuse(http.StatusBadRequest, "limit must be from 1 to %d consumers, got %.40q", maxQuotas, q.Get("limit"))
@@ -99,7 +126,10 @@ func (a *Server) quotas(r *http.Request) (*QuotaPage, error) {
 }
 
 func (a *Server) resetQuota(r *http.Request) (*QuotaPage, error) {
-	q := r.URL.Query()
+	q, err := parameters(r, "quota", "consumer", "window", "units")
+	if err != nil {
+		return nil, err
+	}
 	x := QuotaReset{Quota: q.Get("quota"), Consumer: q.Get("consumer"), Window: q.Get("window")}
 	if x.Consumer == "" {
 		return nil, refuse(http.StatusBadRequest, "consumer must say whose quota is to be reset")
@@ -108,7 +138,6 @@ func (a *Server) resetQuota(r *http.Request) (*QuotaPage, error) {
 		return nil, refuse(http.StatusBadRequest, "window must be day or month, got %.40q", x.Window)
 	}
 	if text := q.Get("units"); text != "" {
-		var err error
 		if x.Units, err = strconv.ParseInt(text, 10, 64); err != nil || x.Units < 1 {
 			return nil, refuse(http.StatusBadRequest, "units must be a whole number from 1, got %.40q", text)
 		}

@@ -143,14 +143,6 @@ func answersWith(u, want string) error {
 	return err
 }
 
-// eventually waits for what no process of ours has to do with.
-func eventually(t *testing.T, what string, ok func() error) {
-	t.Helper()
-	if err := awaited(ok, nil); err != nil {
-		t.Fatalf("%s: %v", what, err)
-	}
-}
-
 // TestComposeAsProcesses runs the same config files as plain processes: requests
 // through the balancer, one node killed, a revision applied meanwhile, which the
 // node finds when it is back; and what Prometheus would read.

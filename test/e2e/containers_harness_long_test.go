@@ -381,3 +381,11 @@ func (e *engine) prometheus(address, path string, into any) error {
 	}
 	return json.Unmarshal([]byte(body), into)
 }
+
+// eventually waits for what no process of ours has to do with.
+func eventually(t *testing.T, what string, ok func() error) {
+	t.Helper()
+	if err := awaited(ok, nil); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}

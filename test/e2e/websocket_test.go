@@ -1,5 +1,7 @@
 package e2e
 
+//lint:file-ignore SA1019 The client that is to be used instead refuses the field :protocol.
+
 import (
 	"bytes"
 	"context"
