@@ -44,6 +44,17 @@ const (
 	RefuseAll
 )
 
+// ParseOnFailure reads what users write: open, closed, else share.
+func ParseOnFailure(text string) OnFailure {
+	switch text {
+	case "open":
+		return LetPass
+	case "closed":
+		return RefuseAll
+	}
+	return ShareOut
+}
+
 // Fleet makes limits that all nodes of a fleet count together. What it makes
 // never keeps a request waiting for longer than a fixed time (2 ms), whatever
 // becomes of the store, and never returns an error for it.

@@ -26,6 +26,15 @@ type KeySettings struct {
 	Seed uint64
 }
 
+// KeyOf are the settings of a list of attributes as users write it, with commas.
+func KeyOf(list string, ipv6Prefix int) KeySettings {
+	s := KeySettings{IPv6Prefix: ipv6Prefix}
+	for part := range strings.SplitSeq(list, ",") {
+		s.Attributes = append(s.Attributes, strings.TrimSpace(part))
+	}
+	return s
+}
+
 // Key tells requests apart by several attributes. It never changes.
 type Key struct {
 	parts []Attribute

@@ -10,7 +10,6 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
 	"github.com/gatehouse-proxy/gatehouse/config/unit"
 	"github.com/gatehouse-proxy/gatehouse/gateway/attribute"
-	"github.com/gatehouse-proxy/gatehouse/ratelimit"
 )
 
 // Config of the plugin concurrency_limit.
@@ -83,21 +82,6 @@ func (c *Config) place(route string) string {
 	return fmt.Sprintf("%q %q %d", route, c.key().Attributes, c.IPv6Prefix)
 }
 
-// onFailure is on_store_failure for package ratelimit.
-func (c *Config) onFailure() ratelimit.OnFailure {
-	switch c.OnStoreFailure {
-	case "open":
-		return ratelimit.LetPass
-	case "closed":
-		return ratelimit.RefuseAll
-	}
-	return ratelimit.ShareOut
-}
-
 func (c *Config) key() attribute.KeySettings {
-	s := attribute.KeySettings{IPv6Prefix: c.IPv6Prefix}
-	for part := range strings.SplitSeq(c.Key, ",") {
-		s.Attributes = append(s.Attributes, strings.TrimSpace(part))
-	}
-	return s
+	return attribute.KeyOf(c.Key, c.IPv6Prefix)
 }

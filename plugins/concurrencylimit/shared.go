@@ -62,7 +62,7 @@ func buildShared(c *Config, s plugins.Settings, fleet ratelimit.Fleet) (plugins.
 	var err error
 	p.slots, err = fleet.Slots(ratelimit.SlotsSettings{
 		Name:  c.place(route),
-		Limit: c.Limit, OnFailure: c.onFailure(),
+		Limit: c.Limit, OnFailure: ratelimit.ParseOnFailure(c.OnStoreFailure),
 	})
 	if err != nil {
 		return nil, err

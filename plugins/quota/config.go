@@ -9,7 +9,6 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/config/problem"
 	"github.com/gatehouse-proxy/gatehouse/plugins/internal/cost"
-	"github.com/gatehouse-proxy/gatehouse/ratelimit"
 )
 
 // Config of the plugin quota.
@@ -90,15 +89,4 @@ func (c *Config) Validate(p *problem.List) {
 // Counts tells quotas that are one.
 func (c *Config) Counts() (name, key string, everywhere bool) {
 	return c.Name + " " + c.TimeZone, "name", true
-}
-
-// onFailure is on_store_failure for package ratelimit.
-func (c *Config) onFailure() ratelimit.OnFailure {
-	switch c.OnStoreFailure {
-	case "open":
-		return ratelimit.LetPass
-	case "closed":
-		return ratelimit.RefuseAll
-	}
-	return ratelimit.ShareOut
 }

@@ -70,7 +70,7 @@ func build(c *Config, s plugins.Settings, fleet ratelimit.Fleet) (plugins.Instan
 	}
 	p.quota = none{}
 	if fleet != nil {
-		p.quota, err = fleet.Quota(ratelimit.QuotaSettings{Name: c.Name, Location: in, Leased: c.Mode == "leased", OnFailure: c.onFailure()})
+		p.quota, err = fleet.Quota(ratelimit.QuotaSettings{Name: c.Name, Location: in, Leased: c.Mode == "leased", OnFailure: ratelimit.ParseOnFailure(c.OnStoreFailure)})
 		if err != nil {
 			return nil, err
 		}

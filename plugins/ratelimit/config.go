@@ -158,21 +158,6 @@ func (c *Config) most() int64 {
 	return most
 }
 
-// onFailure is on_store_failure for package ratelimit.
-func (c *Config) onFailure() ratelimit.OnFailure {
-	switch c.OnStoreFailure {
-	case "open":
-		return ratelimit.LetPass
-	case "closed":
-		return ratelimit.RefuseAll
-	}
-	return ratelimit.ShareOut
-}
-
 func (c *Config) key() attribute.KeySettings {
-	s := attribute.KeySettings{IPv6Prefix: c.IPv6Prefix}
-	for part := range strings.SplitSeq(c.Key, ",") {
-		s.Attributes = append(s.Attributes, strings.TrimSpace(part))
-	}
-	return s
+	return attribute.KeyOf(c.Key, c.IPv6Prefix)
 }

@@ -69,7 +69,7 @@ func build(c *Config, s plugins.Settings, fleet ratelimit.Fleet) (plugins.Instan
 	var limiter ratelimit.Limiter
 	if c.Scope == "global" && fleet != nil {
 		limiter, err = fleet.Limiter(ratelimit.SharedSettings{
-			Name: c.place(s.Route.Name), Windows: windows, Leased: c.Mode == "leased", OnFailure: c.onFailure(), MaxKeys: c.MaxKeys,
+			Name: c.place(s.Route.Name), Windows: windows, Leased: c.Mode == "leased", OnFailure: ratelimit.ParseOnFailure(c.OnStoreFailure), MaxKeys: c.MaxKeys,
 		})
 	} else {
 		limiter, err = ratelimit.NewLocal(ratelimit.Settings{Windows: windows, MaxKeys: c.MaxKeys})
