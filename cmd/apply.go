@@ -89,7 +89,7 @@ func (c *fleetClient) plan(paths []string) (*fleet.Plan, error) {
 type publishing struct {
 	Message    string        `short:"m" required:"" help:"Why; kept in the history." placeholder:"WHY"`
 	Author     string        `help:"Who; default: the user and host of this command." placeholder:"NAME"`
-	Wait       time.Duration `default:"30s" help:"How long every live node is waited for; 0: not at all."`
+	Wait       time.Duration `default:"30s" min:"0s" max:"10m" help:"How long every live node is waited for, at most 10m; 0: not at all."`
 	NoRollback bool          `help:"Leave it published even if a node refuses it."`
 }
 
@@ -134,7 +134,7 @@ func (c *applyCommand) Run(env *environment) error {
 type rollbackCommand struct {
 	fleetClient
 	publishing
-	Number uint64 `arg:"" help:"Revision whose config is to be published again."`
+	Number uint64 `arg:"" min:"1" help:"Revision whose config is to be published again."`
 }
 
 // Help is what is shown besides the flags.
@@ -218,7 +218,7 @@ func whoami() string {
 
 type historyCommand struct {
 	fleetClient
-	Limit  int    `short:"n" default:"20" help:"How many, at most 1000."`
+	Limit  int    `short:"n" default:"20" min:"1" max:"1000" help:"How many, at most 1000."`
 	Before uint64 `help:"Only those older than this one." placeholder:"N"`
 }
 
@@ -243,7 +243,7 @@ func (c *historyCommand) Run(env *environment) error {
 
 type showCommand struct {
 	fleetClient
-	Number uint64 `arg:"" help:"Revision."`
+	Number uint64 `arg:"" min:"1" help:"Revision."`
 }
 
 // Run prints the files of a revision.
@@ -278,8 +278,8 @@ func (c *fleetClient) revision(n uint64) (*admin.Revision, error) {
 
 type diffCommand struct {
 	fleetClient
-	From uint64 `arg:"" help:"Revision."`
-	To   uint64 `arg:"" help:"Revision to compare it with."`
+	From uint64 `arg:"" min:"1" help:"Revision."`
+	To   uint64 `arg:"" min:"1" help:"Revision to compare it with."`
 }
 
 // Run prints what is different in a revision's text, in unified form.

@@ -76,6 +76,19 @@ func TestWrongUsageIsToldApartFromFailure(t *testing.T) {
 		{[]string{"build", "--with", "example.com/x="}, 2, "must be MODULE"},
 		{[]string{"hash-password"}, 2, "standard input"},
 		{[]string{"demo", "--address", "nonsense"}, 2, "missing port"},
+		{[]string{"history", "-n", "0"}, 2, "--limit must be from 1 to 1000 but got 0"},
+		{[]string{"history", "-n=-1"}, 2, "--limit must be from 1 to 1000 but got -1"},
+		{[]string{"history", "-n", "1001"}, 2, "--limit must be from 1 to 1000 but got 1001"},
+		{[]string{"quotas", "-n", "0"}, 2, "--limit must be from 1 to 1000 but got 0"},
+		{[]string{"quotas", "list", "--limit=-1"}, 2, "--limit must be from 1 to 1000 but got -1"},
+		{[]string{"quotas", "reset", "ann", "--units", "0"}, 2, "--units must be at least 1 but got 0"},
+		{[]string{"quotas", "reset", "ann", "--units=-1"}, 2, "--units must be at least 1 but got -1"},
+		{[]string{"show", "0"}, 2, "<number> must be at least 1 but got 0"},
+		{[]string{"diff", "0", "1"}, 2, "<from> must be at least 1 but got 0"},
+		{[]string{"diff", "1", "0"}, 2, "<to> must be at least 1 but got 0"},
+		{[]string{"rollback", "0", "-m", "x"}, 2, "<number> must be at least 1 but got 0"},
+		{[]string{"apply", "-c", fine, "-m", "x", "--wait=-1s"}, 2, "--wait must be from 0s to 10m but got -1s"},
+		{[]string{"rollback", "1", "-m", "x", "--wait", "11m"}, 2, "--wait must be from 0s to 10m but got 11m"},
 	} {
 		r := run(t, "", c.args...)
 		if r.code != c.code || !strings.Contains(r.err, c.err) {

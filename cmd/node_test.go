@@ -193,7 +193,7 @@ func TestAStartThatFailsLeavesNothingOpen(t *testing.T) {
 	defer taken.Close()
 	busy := fmt.Sprintf("%q", taken.Addr())
 	for _, c := range []struct{ old, bad, want string }{
-		{`web: { address: "127.0.0.1:0" }`, `web: { address: ` + busy + ` }`, "listeners.web.address"},
+		{`web: { address: "127.0.0.1:0" }`, `web: { address: ` + busy + ` }`, ": listeners.web.address: listen tcp "},
 		{`admin: { address: "127.0.0.1:0" }`, `admin: { address: ` + busy + ` }`, "node.admin.address"},
 		{`path: DIR/access.log`, `path: DIR/none/access.log`, "node.access_log.path"},
 		{`path: DIR/waf.log`, `path: DIR/none/waf.log`, "waf.event_log.path"},

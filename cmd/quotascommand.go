@@ -21,7 +21,7 @@ type quotasListCommand struct {
 	registryClient
 	Consumer string `help:"Only this consumer; any name, also one that the config does not have." placeholder:"NAME"`
 	Quota    string `help:"Only the quota of this name." placeholder:"NAME"`
-	Limit    int    `short:"n" default:"100" help:"How many consumers, at most 1000."`
+	Limit    int    `short:"n" default:"100" min:"1" max:"1000" help:"How many consumers, at most 1000."`
 	After    string `help:"Only consumers whose names come after this one." placeholder:"NAME"`
 }
 
@@ -75,14 +75,11 @@ type quotasResetCommand struct {
 	Consumer string `arg:"" help:"Name of the consumer."`
 	Quota    string `help:"Only the quota of this name. Default: all." placeholder:"NAME"`
 	Window   string `enum:"day,month,both" default:"both" help:"day, month or both."`
-	Units    int    `help:"So many units are granted anew, of those that were used. Default: all." placeholder:"N"`
+	Units    int    `min:"1" help:"So many units are granted anew, of those that were used. Default: all." placeholder:"N"`
 }
 
 // Run resets, and prints what is used then.
 func (c *quotasResetCommand) Run(env *environment) error {
-	if c.Units < 0 {
-		return &usageError{fmt.Errorf("gatehouse: --units must be at least 1, got %d", c.Units)}
-	}
 	if err := c.complete(env); err != nil {
 		return err
 	}

@@ -216,8 +216,14 @@ func (c *servicesDeregisterCommand) Run(env *environment) error {
 	if err := c.complete(env); err != nil {
 		return err
 	}
-	_, err := c.do(call{method: http.MethodDelete, path: c.path()})
-	return refused(err)
+	if _, err := c.do(call{method: http.MethodDelete, path: c.path()}); err != nil {
+		return refused(err)
+	}
+	if c.Output == "json" {
+		return env.json(map[string]string{"service": c.Service, "id": c.ID})
+	}
+	_, err := fmt.Fprintf(env.out, "%s %s is deregistered\n", oneLine(c.Service), oneLine(c.ID))
+	return err
 }
 
 type servicesDrainCommand struct {

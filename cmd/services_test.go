@@ -99,8 +99,13 @@ func TestServicesOfANode(t *testing.T) {
 	if _, text := get(t, n.admin.Addr(), "/metrics"); !strings.Contains(text, `gatehouse_registry_instances{service="users",status="out_of_service"} 1`) {
 		t.Error("the metrics do not tell of the instance")
 	}
-	services(0, "", "deregister", "users", address)
+	services(0, "users "+address+" is deregistered\n", "deregister", "users", address)
 	services(1, "there is no such instance", "deregister", "users", address)
+	services(0, "users u2 at ", "register", "users", address, "--id", "u2")
+	var gone map[string]string
+	if err := json.Unmarshal([]byte(services(0, "{", "deregister", "users", "u2", "-o", "json")), &gone); err != nil || gone["service"] != "users" || gone["id"] != "u2" {
+		t.Errorf("%v, %v", err, gone)
+	}
 }
 
 // A node that needs no service opens no store.

@@ -215,7 +215,7 @@ func (l *Loop) apply(ctx context.Context, cfg *config.Config, src *config.Source
 	if err := l.s.Gateway.Swap(ctx, result.Snapshot, l.drain); err != nil {
 		undo()
 		result.Snapshot.Release()
-		return err
+		return located(err, src)
 	}
 	commit()
 	l.s.Metrics.Retain(result.Routes, result.Upstreams, result.Listeners)
@@ -254,6 +254,19 @@ func (l *Loop) prepare(cfg *config.Config, src *config.Source, mode compile.Mode
 	}
 	l.s.Log.Error("a part of the config cannot be had on this node, which does without", "error", err)
 	return none, none, err.Error(), nil
+}
+
+// located gives what cannot be bound its place in the config.
+func located(err error, src *config.Source) error {
+	var unbound gateway.BindError
+	if !errors.As(err, &unbound) {
+		return err
+	}
+	var p problem.List
+	for _, u := range unbound {
+		p.Add(u.Path, "%v", u.Err)
+	}
+	return src.Locate(p.All())
 }
 
 // Status is a copy of the current status.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -357,11 +358,47 @@ func TestAStartThatFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Start(context.Background(), c, src); err == nil || !strings.Contains(err.Error(), "listeners.web.address") {
-		t.Errorf("got %v", err)
+	at := n.path() + ":2:30: listeners.web.address: listen tcp 192.0.2.1:80: bind: "
+	if err := n.Start(context.Background(), c, src); err == nil || !strings.HasPrefix(err.Error(), at) {
+		t.Errorf("got %v, want %s…", err, at)
 	}
 	if n.Ready() == nil {
 		t.Error("it is ready")
+	}
+}
+
+func TestBusyAddressesAreToldWithTheirPlaces(t *testing.T) {
+	var taken [2]string
+	for i := range taken {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		taken[i] = l.Addr().String()
+	}
+	datagrams, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer datagrams.Close()
+	n := newNode(t, false, version("one"))
+	n.start()
+	udp := datagrams.LocalAddr().String()
+	const inUse = ": bind: address already in use"
+	for listeners, want := range map[string]string{
+		fmt.Sprintf("  b: { address: %q },\n  a: { address: %q },\n", taken[0], taken[1]):         "FILE:3:17: listeners.b.address: listen tcp " + taken[0] + inUse + "\nFILE:4:17: listeners.a.address: listen tcp " + taken[1] + inUse,
+		fmt.Sprintf("  d: { address: %q, protocol: udp, backends: [{ upstream: app }] },\n", udp): "FILE:3:17: listeners.d.address: listen udp " + udp + inUse,
+	} {
+		n.write(strings.Replace(version("two"), "listeners: { ", "listeners: {\n"+listeners+"  ", 1) + "upstreams: { app: { endpoints: [\"127.0.0.1:1\"] } }\n")
+		want = strings.ReplaceAll(want, "FILE", n.path())
+		if err := n.reload(); err == nil || err.Error() != want {
+			t.Errorf("got  %v\nwant %s", err, want)
+		}
+		if s := n.Status(); s.Error != want {
+			t.Errorf("the status says %q", s.Error)
+		}
+		n.want("one")
 	}
 }
 

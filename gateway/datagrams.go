@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -24,7 +23,7 @@ type datagrams struct {
 // bindDatagrams binds the addresses of next that are new.
 func (g *Gateway) bindDatagrams(ctx context.Context, next *snapshot.Snapshot) ([]*datagrams, error) {
 	var fresh []*datagrams
-	var errs []error
+	var failed BindError
 	for address, l := range next.Listeners {
 		if l.Protocol != snapshot.UDP || g.datagrams[address] != nil {
 			continue
@@ -32,18 +31,18 @@ func (g *Gateway) bindDatagrams(ctx context.Context, next *snapshot.Snapshot) ([
 		d := &datagrams{door: &door{gateway: g, address: address}}
 		var err error
 		if d.server, err = udp.Listen(ctx, d.settings(l)); err != nil {
-			errs = append(errs, fmt.Errorf("listeners.%s.address %q: %w", l.Name, l.Address, err))
+			failed = append(failed, Unbound{"listeners." + l.Name + ".address", err})
 			continue
 		}
 		fresh = append(fresh, d)
 	}
-	if len(errs) == 0 {
+	if len(failed) == 0 {
 		return fresh, nil
 	}
 	for _, d := range fresh {
 		_ = d.server.Close() // it has had nothing to do
 	}
-	return nil, errors.Join(errs...)
+	return nil, failed
 }
 
 func (d *datagrams) settings(l *snapshot.Listener) udp.Settings {

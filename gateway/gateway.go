@@ -103,7 +103,8 @@ func New(s Settings) *Gateway {
 var errDrained = errors.New("the gateway is shutting down")
 
 // Swap makes next current. New sockets are bound first: if one cannot be, the
-// error names it, nothing has changed and next still belongs to the caller.
+// error, a BindError, names it, nothing has changed and next still belongs to
+// the caller.
 // Addresses that stay keep their sockets and connections; those that go stop
 // accepting and drain for as long as drain says. After Drain it fails.
 func (g *Gateway) Swap(ctx context.Context, next *snapshot.Snapshot, drain time.Duration) error {
@@ -179,49 +180,6 @@ func (d *door) counts() func() metrics.Connections {
 			c.Protocols = append(c.Protocols, metrics.ProtocolConnections{Protocol: f.name(), Open: open})
 		}
 		return c
-	}
-}
-
-// bind makes what next needs and is not there: doors, and fronts of HTTP/3.
-func (g *Gateway) bind(ctx context.Context, next *snapshot.Snapshot, drain time.Duration) (fresh []*door, quic []*http3, err error) {
-	var errs []error
-	for address, l := range next.Listeners {
-		if l.Protocol == snapshot.UDP {
-			continue
-		}
-		d := g.doors[address]
-		if d == nil {
-			d = &door{gateway: g, address: address}
-			socket, err := listener.Listen(ctx, d.socketSettings(l))
-			if err != nil {
-				errs = append(errs, fmt.Errorf("listeners.%s.address %q: %w", l.Name, address, err))
-				continue
-			}
-			d.socket = socket
-			d.build(l)
-			fresh = append(fresh, d)
-		}
-		switch f, err := d.wantHTTP3(l); {
-		case err != nil:
-			errs = append(errs, err)
-		case f != nil:
-			quic = append(quic, f)
-		}
-	}
-	if len(errs) == 0 {
-		return fresh, quic, nil
-	}
-	g.unbind(ctx, fresh, quic, drain)
-	return nil, nil, errors.Join(errs...)
-}
-
-// unbind takes back what bind made.
-func (g *Gateway) unbind(ctx context.Context, fresh []*door, quic []*http3, drain time.Duration) {
-	for _, f := range quic {
-		g.abandon(context.WithoutCancel(ctx), f, drain)
-	}
-	for _, d := range fresh {
-		d.close()
 	}
 }
 

@@ -49,7 +49,7 @@ func (d *door) wantHTTP3(l *snapshot.Listener) (f *http3, err error) {
 	}
 	f.port = &quicPort{bridge: bridge.New(d.bridgeSettings(l))}
 	if f.port.server, err = h3.Listen(udpAddress(l.Address, d.socket.Addr()), f.settings(l)); err != nil {
-		return nil, fmt.Errorf("listeners.%s.http3: %w", l.Name, err)
+		return nil, err
 	}
 	f.port.owner.Store(f)
 	return f, nil

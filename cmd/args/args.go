@@ -3,10 +3,10 @@
 //
 // A field is a command if it is a struct with the tag cmd, an argument if it
 // has the tag arg, and else a flag. Other tags: help, name, short, default, env,
-// enum, placeholder, required, optional; default:"withargs" marks the command
-// that is meant if none is named. Methods are never looked up by name: a
-// program that does that keeps every exported method of every type it links, a
-// quarter of this one.
+// enum, min and max (of a number or a duration), placeholder, required,
+// optional; default:"withargs" marks the command that is meant if none is named.
+// Methods are never looked up by name: a program that does that keeps every
+// exported method of every type it links, a quarter of this one.
 package args
 
 import (
@@ -48,6 +48,7 @@ type value struct {
 	def         string
 	env         string
 	enum        []string
+	min, max    string // empty: no bound
 	required    bool
 	argument    bool
 	field       reflect.Value
@@ -86,8 +87,8 @@ func (c *command) value(f reflect.StructField, v reflect.Value) {
 	_, required := f.Tag.Lookup("required")
 	x := &value{
 		name: dashed(f.Name), short: f.Tag.Get("short"), help: f.Tag.Get("help"), placeholder: f.Tag.Get("placeholder"),
-		def: f.Tag.Get("default"), env: f.Tag.Get("env"), argument: argument,
-		required: required || argument && !optional, field: v,
+		def: f.Tag.Get("default"), env: f.Tag.Get("env"), min: f.Tag.Get("min"), max: f.Tag.Get("max"),
+		argument: argument, required: required || argument && !optional, field: v,
 	}
 	if name, ok := f.Tag.Lookup("name"); ok {
 		x.name = name
@@ -97,6 +98,9 @@ func (c *command) value(f reflect.StructField, v reflect.Value) {
 	}
 	if !x.takes() {
 		panic(fmt.Sprintf("BUG: %s.%s: no value on a command line is a %s", c.path, f.Name, f.Type))
+	}
+	for _, bound := range []string{x.min, x.max} {
+		x.compare(bound) // panics if it is no bound
 	}
 	if argument {
 		c.arguments = append(c.arguments, x)

@@ -34,8 +34,9 @@ type setCommand struct {
 	ID     string            `arg:"" help:"Which."`
 	Value  string            `arg:"" optional:"" enum:"up,down" help:"What."`
 	Weight int               `short:"n" default:"1" help:"Its share."`
-	Before uint64            `help:"Only older ones." placeholder:"N"`
-	Wait   time.Duration     `default:"30s" help:"How long."`
+	Before uint64            `min:"1" help:"Only older ones." placeholder:"N"`
+	Wait   time.Duration     `default:"30s" min:"0s" max:"10m" help:"How long."`
+	Share  int               `max:"100" help:"Of all." placeholder:"N"`
 	Meta   map[string]string `help:"Of your own." placeholder:"KEY=VALUE"`
 }
 
@@ -83,6 +84,8 @@ func TestValues(t *testing.T) {
 		"services set -o json --server x a":                with(func(c *setCommand) { c.ID, c.Output, c.Server = "a", "json", "x" }),
 		"services set --server= a":                         with(func(c *setCommand) { c.ID, c.Server = "a", "" }),
 		"services set --meta a=1 --meta b=2=3 -- -a-":      with(func(c *setCommand) { c.ID, c.Meta = "-a-", map[string]string{"a": "1", "b": "2=3"} }),
+		"services set a --before 1 --share 100 --wait 10m": with(func(c *setCommand) { c.ID, c.Before, c.Share, c.Wait = "a", 1, 100, 10*time.Minute }),
+		"services set a --share=-3 --wait 0s":              with(func(c *setCommand) { c.ID, c.Share, c.Wait = "a", -3, 0 }),
 		"services set -":                                   with(func(c *setCommand) { c.ID = "-" }),
 		"services set --meta a=1 --meta a=;2 --server - x": with(func(c *setCommand) { c.ID, c.Meta, c.Server = "x", map[string]string{"a": ";2"}, "-" }),
 	} {
@@ -134,6 +137,10 @@ func TestMistakes(t *testing.T) {
 		"services set a sideways":    `prog services set: <value> must be one of "up","down" but got "sideways"`,
 		"services set a -n x":        `prog services set: --weight: expected a whole number but got "x"`,
 		"services set a --before=-1": `prog services set: --before: expected a whole number from 0 but got "-1"`,
+		"services set a --before 0":  `prog services set: --before must be at least 1 but got 0`,
+		"services set a --wait=-1ns": `prog services set: --wait must be from 0s to 10m but got -1ns`,
+		"services set a --wait 601s": `prog services set: --wait must be from 0s to 10m but got 601s`,
+		"services set a --share 101": `prog services set: --share must be at most 100 but got 101`,
 		"services set a --wait 5":    `prog services set: --wait: expected a duration such as 30s but got "5"`,
 		"services set a --meta k":    `prog services set: --meta: expected KEY=VALUE but got "k"`,
 		"services set a up down":     `prog services set: unexpected argument down`,
@@ -182,12 +189,24 @@ func TestHelp(t *testing.T) {
 }
 
 func TestATypeItDoesNotKnow(t *testing.T) {
-	defer func() {
-		if recover() == nil {
-			t.Error("a flag that could never be set is taken")
-		}
-	}()
-	args.New("prog", "", &struct{ Ratio float64 }{})
+	for _, flag := range []any{
+		&struct{ Ratio float64 }{},
+		&struct {
+			Name string `min:"1"`
+		}{},
+		&struct {
+			Wait time.Duration `max:"10"`
+		}{},
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("a flag that could never be set is taken: %T", flag)
+				}
+			}()
+			args.New("prog", "", flag)
+		}()
+	}
 }
 
 func FuzzParse(f *testing.F) {

@@ -1,6 +1,8 @@
 package args
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"reflect"
@@ -89,7 +91,48 @@ func (v *value) set(text string) error {
 	if want != "" {
 		return fmt.Errorf("%s: expected %s but got %q", v.label(), want, text)
 	}
-	return nil
+	return v.within(text)
+}
+
+// within checks what was set against the bounds.
+func (v *value) within(text string) error {
+	low, high := v.min != "" && v.compare(v.min) < 0, v.max != "" && v.compare(v.max) > 0
+	switch {
+	case !low && !high:
+		return nil
+	case v.max == "":
+		return fmt.Errorf("%s must be at least %s but got %s", v.label(), v.min, text)
+	case v.min == "":
+		return fmt.Errorf("%s must be at most %s but got %s", v.label(), v.max, text)
+	default:
+		return fmt.Errorf("%s must be from %s to %s but got %s", v.label(), v.min, v.max, text)
+	}
+}
+
+// compare says on which side of a bound the value is.
+func (v *value) compare(bound string) (side int) {
+	var err error
+	switch f := v.field; {
+	case bound == "":
+	case f.Kind() == reflect.Int:
+		var n int64
+		n, err = strconv.ParseInt(bound, 10, 64)
+		side = cmp.Compare(f.Int(), n)
+	case f.Kind() == reflect.Uint64:
+		var n uint64
+		n, err = strconv.ParseUint(bound, 10, 64)
+		side = cmp.Compare(f.Uint(), n)
+	case f.Type() == duration:
+		var d time.Duration
+		d, err = time.ParseDuration(bound)
+		side = cmp.Compare(f.Int(), int64(d))
+	default:
+		err = errors.New("it is neither a number nor a duration")
+	}
+	if err != nil {
+		panic(fmt.Sprintf("BUG: bound %q of %s: %v", bound, v.label(), err))
+	}
+	return side
 }
 
 // settle fills in what was not given.
