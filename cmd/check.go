@@ -22,6 +22,12 @@ type checkCommand struct {
 	Quick bool     `help:"Check the text only; do not build plugins, rules and tokens."`
 }
 
+// Help is what is shown besides the flags.
+func (*checkCommand) Help() string {
+	return `Exit code 0: a node would take it; a line with "warning:" is about what it hardly
+means. 2: it would not.`
+}
+
 // Run reports every problem, or that there is none.
 func (c *checkCommand) Run(env *environment) error {
 	cfg, src, err := loadConfig(c.Files, env.plugins)
@@ -35,6 +41,9 @@ func (c *checkCommand) Run(env *environment) error {
 		if err := checkPolicies(cfg, src); err != nil {
 			return &usageError{err}
 		}
+	}
+	for _, warning := range advise(cfg, src, env.plugins) {
+		fmt.Fprintln(env.err, warning)
 	}
 	if c.Print {
 		return config.Print(env.out, cfg, src)
