@@ -31,7 +31,7 @@ func streamServer(t *testing.T, handle func(net.Conn)) (addr string, stop func()
 			}
 			all.Go(func() {
 				defer nc.Close()
-				nc.SetDeadline(time.Now().Add(60 * time.Second))
+				nc.SetDeadline(time.Now().Add(3 * time.Minute))
 				handle(nc)
 			})
 		}
@@ -205,7 +205,7 @@ func TestMuchThroughAStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	nc.SetDeadline(time.Now().Add(2 * time.Minute))
+	nc.SetDeadline(time.Now().Add(3 * time.Minute))
 	piece := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	const pieces = 256
 	sent := sha256.New()

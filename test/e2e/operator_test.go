@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +22,21 @@ func (g *gatehouse) logHas(text string) {
 		}
 		return nil
 	})
+}
+
+// descriptors are what the node has open: names of files, mostly.
+func (g *gatehouse) descriptors() (open []string) {
+	g.t.Helper()
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", g.cmd.Process.Pid))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	for _, l := range links {
+		if name, err := os.Readlink(l); err == nil { // else it was closed meanwhile
+			open = append(open, name)
+		}
+	}
+	return open
 }
 
 const answering = `routes:
@@ -56,8 +73,13 @@ func TestSIGUSR1ReopensEveryLog(t *testing.T) {
 	if err := g.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range logs {
-		inFile(path, "") // it is there again
+	for _, path := range logs { // the old ones are closed last
+		g.eventually(path+" is reopened", func() error {
+			if open := g.descriptors(); slices.Contains(open, path+".1") || !slices.Contains(open, path) {
+				return fmt.Errorf("open are %q", open)
+			}
+			return nil
+		})
 	}
 	attack("after")
 	for _, path := range logs {

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go"
 	quichttp "github.com/quic-go/quic-go/http3"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
@@ -64,7 +65,7 @@ listeners:
 		t.Cleanup(tr.CloseIdleConnections)
 		n.clients[name] = tr
 	}
-	tr := &quichttp.Transport{TLSClientConfig: n.tls(), DisableCompression: true}
+	tr := &quichttp.Transport{TLSClientConfig: n.tls(), DisableCompression: true, QUICConfig: patientQUIC()}
 	t.Cleanup(func() { _ = tr.Close() })
 	n.clients["h3"] = tr
 	return n
@@ -77,6 +78,11 @@ func (n *manyNode) begin() {
 	cmd.Dir = filepath.Dir(n.config)
 	n.launch(cmd)
 	n.waitReady()
+}
+
+// patientQUIC are settings of a client that a busy machine may keep waiting.
+func patientQUIC() *quic.Config {
+	return &quic.Config{HandshakeIdleTimeout: time.Minute, MaxIdleTimeout: time.Minute}
 }
 
 func (n *manyNode) tls() *tls.Config { return &tls.Config{ServerName: "a.test", RootCAs: n.ca.Pool()} }
@@ -173,6 +179,9 @@ func lines(h http.Header) string {
 			continue
 		}
 		for _, v := range h[name] {
+			if name == "Retry-After" { // counts down
+				v = "SECONDS"
+			}
 			fmt.Fprintf(&b, "%s: %s\n", name, unify(v))
 		}
 	}

@@ -71,6 +71,7 @@ func tellAll(w http.ResponseWriter, r *http.Request) {
 		h.Del("Link")
 	case "cut":
 		h.Set("Content-Length", "100")
+		h.Set("Connection", "close") // a reply to HEAD is whole, and the connection not to be used again
 		_, _ = io.WriteString(w, "only this")
 		_ = flusher.Flush()
 		panic(http.ErrAbortHandler)

@@ -163,8 +163,12 @@ func TestLogRotation(t *testing.T) {
 	if failed > 0 {
 		t.Errorf("%d requests failed, the first: %v", failed, first)
 	}
-	dropped := int64(g.metric(`gatehouse_accesslog_lines_total{result="dropped"}`)) // on a busy machine
-	g.stop()                                                                        // writes out what waits
+	var dropped int64 // on a busy machine
+	g.eventually("all lines are written or dropped", func() error {
+		dropped = int64(g.metric(`gatehouse_accesslog_lines_total{result="dropped"}`))
+		return is(int64(g.metric(`gatehouse_accesslog_lines_total{result="written"}`))+dropped, requests)
+	})
+	g.stop()
 	lines := int64(0)
 	for _, f := range append(files, g.access) {
 		b, err := os.ReadFile(f)

@@ -55,7 +55,7 @@ func (n *secureNode) issue(name string, names ...string) {
 func (n *secureNode) secureText(settings, app string) string {
 	listener := "web: { address: \"" + n.web + "\" }"
 	if settings != "" {
-		listener = "web: { address: \"" + n.web + "\", timeouts: { idle: 30s }, tls: { " + settings + " } }"
+		listener = "web: { address: \"" + n.web + "\", timeouts: { idle: 10m }, tls: { " + settings + " } }"
 	}
 	return fmt.Sprintf(`node:
   data_dir: %s
@@ -266,7 +266,8 @@ func (n *secureNode) refusedTimes(why string, times float64) {
 }
 
 func TestTLSHostileClients(t *testing.T) {
-	n := startTLS(t, `certificates: [api], handshake_timeout: 3s`, upstreamServer(t, seen))
+	app := upstreamServer(t, seen)
+	n := startTLS(t, `certificates: [api], handshake_timeout: 1h`, app)
 	if got := n.raw("GET / HTTP/1.1\r\nHost: api.test\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 400 ") || !strings.Contains(got, "tls_required") {
 		t.Errorf("plain HTTP: %q", got)
 	}
@@ -282,21 +283,27 @@ func TestTLSHostileClients(t *testing.T) {
 		}
 		c.Close()
 	}
-	// Many that stall do not keep others from being served.
-	for range 200 {
-		c, err := net.Dial("tcp", n.web)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		if _, err := io.WriteString(c, "\x16\x03\x01\x02"); err != nil {
-			t.Fatal(err)
+	stall := func(times int) {
+		t.Helper()
+		for range times {
+			c, err := net.Dial("tcp", n.web)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { c.Close() })
+			if _, err := io.WriteString(c, "\x16\x03\x01\x02"); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
+	// Many that stall do not keep others from being served.
+	stall(200)
 	if r, err := n.fetch(n.client("api.test", nil), "/"); err != nil || r.StatusCode != 200 {
 		t.Errorf("meanwhile: %v", err)
 	}
-	n.refusedTimes("tls_handshake_timeout", 200)
+	n.become(`certificates: [api], handshake_timeout: 2s`, app)
+	stall(50)
+	n.refusedTimes("tls_handshake_timeout", 50)
 	n.accessLine("the time-out", func(m map[string]any) bool { return m["reason"] == "tls_handshake_timeout" && m["step"] == "handshake" })
 	n.refusedTimes("tls_handshake_failed", 3)
 	n.stop()
@@ -440,7 +447,8 @@ func TestTLSCertificatesAreReplacedUnderLoad(t *testing.T) {
 	}
 	tlstest.Write(t, n.path("api.crt"), []byte("nonsense"))
 	n.eventually("the bad file is reported", func() error {
-		if n.metric(`gatehouse_certificate_loads_total{certificate="api",result="failure"}`) != 1 || !strings.Contains(n.log.String(), "has no certificate in PEM form") {
+		// Once, or twice: a key may have been looked at before its certificate came.
+		if n.metric(`gatehouse_certificate_loads_total{certificate="api",result="failure"}`) == 0 || !strings.Contains(n.log.String(), "has no certificate in PEM form") {
 			return fmt.Errorf("not yet")
 		}
 		return nil
@@ -520,9 +528,7 @@ func TestTLSMissingCertificates(t *testing.T) {
 	if r, err := n.fetch(n.client("a.wild.test", nil), "/"); err != nil || r.StatusCode != 200 {
 		t.Errorf("the certificate that is there: %v", err)
 	}
-	if !strings.Contains(n.log.String(), "a certificate cannot be used") {
-		t.Errorf("the log says nothing:\n%s", n.log)
-	}
+	n.logHas("a certificate cannot be used")
 	if err := os.Rename(n.path("kept"), n.path("api.key")); err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,11 @@ routes:
   all:
     match: { path: / }
     backends: [{ upstream: app }]
+    timeouts: { request: 1m, idle: 1m }
+    retries: { attempts: 0 }
+  still:
+    match: { path: /still }
+    backends: [{ upstream: app }]
     timeouts: { request: 1m, idle: 3s }
     retries: { attempts: 0 }
   slow:
@@ -99,13 +104,13 @@ var cuts = []struct {
 	{"hangs in a chunk", hangs("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\nhalf"), "upstream_timeout", "UT"},
 }
 
-// liePath is where a lie is told: on a route whose requests have an end, where
-// that is what is to end it.
-func liePath(i int) string {
-	if lies[i].reason == "request_timeout" {
-		return fmt.Sprint("/slow/lie", i)
-	}
-	return fmt.Sprint("/lie", i)
+// liePath and cutPath are where lies are told: on a route with the timeout that is
+// to end them, or on one that waits for as long as a busy machine needs.
+func liePath(i int) string { return timed(lies[i].reason) + fmt.Sprint("/lie", i) }
+func cutPath(i int) string { return timed(cuts[i].reason) + fmt.Sprint("/cut", i) }
+
+func timed(reason string) string {
+	return map[string]string{"request_timeout": "/slow", "upstream_timeout": "/still"}[reason]
 }
 
 func TestUpstreamsThatLie(t *testing.T) {
@@ -117,7 +122,7 @@ func TestUpstreamsThatLie(t *testing.T) {
 		scripts[liePath(i)] = l.script
 	}
 	for i, c := range cuts {
-		scripts[fmt.Sprint("/cut", i)] = c.script
+		scripts[cutPath(i)], scripts[cutPath(i)+"?old"] = c.script, c.script
 	}
 	g := start(t, fmt.Sprintf(liarConfig, startLiar(t, scripts).addr))
 	if r := g.get("/warm"); r.body != "fine" {
@@ -141,8 +146,8 @@ func TestUpstreamsThatLie(t *testing.T) {
 		wg.Go(func() { told[i].r, told[i].err = ask(g, liePath(i)) })
 	}
 	for i := range cuts {
-		wg.Go(func() { cut[i].r, cut[i].err = ask(g, fmt.Sprint("/cut", i)) })
-		wg.Go(func() { cut[i].old, cut[i].ended = g.raw10(fmt.Sprintf("/cut%d?old", i)) })
+		wg.Go(func() { cut[i].r, cut[i].err = ask(g, cutPath(i)) })
+		wg.Go(func() { cut[i].old, cut[i].ended = g.raw10(cutPath(i) + "?old") })
 	}
 	wg.Wait()
 	for i, l := range lies {
@@ -165,7 +170,7 @@ func TestUpstreamsThatLie(t *testing.T) {
 					t.Errorf("the client takes %q for complete", a.r.body)
 				} // else it was noticed before anything was sent
 			}
-			g.logged(t, fmt.Sprint("/cut", i), status, c.reason, c.flags)
+			g.logged(t, cutPath(i), status, c.reason, c.flags)
 			// To a client that knows no chunks the end of the connection is the
 			// end of the reply: only a reset tells that something is missing.
 			if a.ended == nil && strings.Contains(a.old, " 200 ") && !short(a.old) {
@@ -303,7 +308,16 @@ func TestEarlyReplies(t *testing.T) {
 	g := start(t, strings.Replace(fmt.Sprintf(liarConfig, l.addr), "idle: 200ms", "max_idle: 0", 1))
 	for _, path := range []string{"/closes", "/resets", "/replies"} {
 		for _, size := range []int64{2000, 1 << 20, 64 << 20} {
-			resp, err := client.Post("http://"+g.web+path, "text/plain", io.LimitReader(zeros{}, size))
+			var resp *http.Response
+			var err error
+			for began := time.Now(); ; began = time.Now() {
+				resp, err = client.Post("http://"+g.web+path, "text/plain", io.LimitReader(zeros{}, size))
+				// Who still sends gets two seconds to read the reply before the connection
+				// is closed; on a busy machine they may pass without a chance to do so.
+				if err == nil || time.Since(began) < 2*time.Second {
+					break
+				}
+			}
 			if err != nil {
 				t.Errorf("%s, %d bytes: %v", path, size, err)
 				continue

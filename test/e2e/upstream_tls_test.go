@@ -116,7 +116,8 @@ func TestUpstreamTLS(t *testing.T) {
 	}
 	ws.Close(websocket.StatusNormalClosure, "")
 	// A stranger in its place is not spoken to, and that shows.
-	v.become(t, tlstest.NewAuthority(t))
+	stranger := tlstest.NewAuthority(t)
+	v.become(t, stranger)
 	v.CloseClientConnections()
 	n.eventually("the stranger to be refused", func() error {
 		r, err := n.fetch(c, "/")
@@ -128,11 +129,25 @@ func TestUpstreamTLS(t *testing.T) {
 		}
 		return nil
 	})
-	line := n.accessLine("why", func(m map[string]any) bool { return m["reason"] == "upstream_tls" })
-	if detail, _ := line["detail"].(string); detail != "endpoint "+v.address()+": certificate is signed by an unknown authority" || line["flags"] != "UF" {
+	line := n.accessLine("why", func(m map[string]any) bool {
+		return m["reason"] == "upstream_tls" && m["detail"] == "endpoint "+v.address()+": certificate is signed by an unknown authority"
+	})
+	if line["flags"] != "UF" {
 		t.Errorf("the access log says %v", line)
 	}
-	n.logHas("detail=\"certificate is signed by an unknown authority\"") // of the health check
+	n.eventually("the health check says so", func() error {
+		if strings.Contains(n.log.String(), `detail="certificate is signed by an unknown authority"`) {
+			return nil
+		}
+		// It says why an endpoint is out when it takes it out; where that was since a
+		// busy machine was late, it has to come back first.
+		ca := stranger
+		if n.metric(series("gatehouse_upstream_endpoint_healthy", "app", v.address())) == 0 {
+			ca = v.ca
+		}
+		v.become(t, ca)
+		return errors.New("not yet")
+	})
 	if got := n.metric(`gatehouse_upstream_tries_total{endpoint="` + v.address() + `",outcome="tls_failure",upstream="app"}`); got == 0 {
 		t.Error("no try is counted as tls_failure")
 	}
@@ -200,15 +215,13 @@ func TestUpstreamThatHangsInTheHandshake(t *testing.T) {
 	}
 	defer ln.Close()
 	g := prepare(t, "")
-	g.write(fmt.Sprintf(`upstreams: { app: { endpoints: [%q], tls: {}, connection: { timeout: 200ms } } }
+	g.write(fmt.Sprintf(`upstreams: { app: { endpoints: [%q], tls: {}, connection: { timeout: 1s } } }
 routes: { all: { match: { path: / }, backends: [{ upstream: app }], retries: { attempts: 0 } } }
 `, ln.Addr()))
 	g.run()
 	g.waitReady()
-	began := time.Now()
-	r := g.get("/")
-	if took := time.Since(began); r.StatusCode != http.StatusBadGateway || took > 5*time.Second {
-		t.Errorf("%d after %v", r.StatusCode, took)
+	if r := g.get("/"); r.StatusCode != http.StatusBadGateway { // a request's own timeout is 504
+		t.Errorf("%d %s", r.StatusCode, r.body)
 	}
 	line := g.accessLine("why", func(m map[string]any) bool { return m["reason"] == "upstream_tls" })
 	if detail, _ := line["detail"].(string); !strings.Contains(detail, "did not complete the TLS handshake in time") {

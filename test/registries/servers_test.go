@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,7 +18,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,6 +25,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket/sockettest"
 )
 
 func TestMain(m *testing.M) {
@@ -48,21 +48,14 @@ func build(t *testing.T, module string, packages ...string) string {
 	return dir
 }
 
-// freePort finds one that nobody uses, below those that the system gives out: it
-// stays free while a server is restarted.
+// freePort is one on loopback that is the test's, also while a server is restarted.
 func freePort(t *testing.T) string {
 	t.Helper()
-	for range 100 {
-		port := strconv.Itoa(12000 + rand.N(18000))
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
-		if err != nil {
-			continue
-		}
-		l.Close()
-		return port
+	_, port, err := net.SplitHostPort(sockettest.Reserve(t))
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no port is free")
-	return ""
+	return port
 }
 
 // process is a server that runs.
