@@ -120,19 +120,24 @@ func TestTenThousandIdleConnections(t *testing.T) {
 		return k
 	}
 	each("just served, mostly with goroutines", "/")
+	// Connections are parked after two seconds; a busy machine takes its time.
+	falls := func(when, path string) {
+		t.Helper()
+		end := time.Now().Add(time.Minute)
+		for each(when, path) > most {
+			if time.Now().After(end) {
+				t.Fatalf("more than %d bytes", most)
+			}
+			time.Sleep(time.Second)
+		}
+	}
 	time.Sleep(5 * time.Second)
-	if k := each("parked, no GC asked for", "/"); k > most {
-		t.Errorf("more than %d bytes", most)
-	}
-	if k := each("parked, after a GC", "/gc"); k > most {
-		t.Errorf("more than %d bytes", most)
-	}
+	falls("parked, no GC asked for", "/")
+	falls("parked, after a GC", "/gc")
 	for _, nc := range conns {
 		ask(nc)
 	}
-	if k := each("all served again", "/gc"); k > most {
-		t.Errorf("more than %d bytes", most)
-	}
+	falls("all served again", "/gc")
 }
 
 // TestSoak mixes every kind of client for a minute and then counts what is left.
@@ -169,10 +174,10 @@ func TestSoak(t *testing.T) {
 	}
 	all.Wait()
 	eventually(t, "all connections gone", func() bool { return srv.Stats().Open == 0 })
-	list, err := os.ReadDir("/proc/self/fd")
-	if err != nil || len(list) > 50 {
-		t.Errorf("%d descriptors left, %v", len(list), err)
-	}
+	eventually(t, "the descriptors are closed", func() bool {
+		list, err := os.ReadDir("/proc/self/fd")
+		return err == nil && len(list) <= 50
+	})
 }
 
 type aborterNop struct{}

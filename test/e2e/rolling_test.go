@@ -39,7 +39,8 @@ func TestRollingRestartOfAFleet(t *testing.T) {
 	fresh := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 	kept := &http.Client{Transport: &http.Transport{}, Timeout: time.Minute}
 	defer kept.CloseIdleConnections()
-	uploads := &keptUploads{client: kept}
+	uploads := &keptUploads{client: &http.Client{Transport: &http.Transport{}, Timeout: time.Minute}}
+	defer uploads.client.CloseIdleConnections()
 	for name, once := range map[string]func() error{
 		"new connections":             func() error { return fetch(fresh, "GET", "http://"+b.web+"/users") },
 		"uploads on new ones":         func() error { return fetch(fresh, "POST", "http://"+b.web+"/orders") },

@@ -150,6 +150,12 @@ func TestTwoNodesShareCertificatesAndSessions(t *testing.T) {
 			return nil
 		})
 	}
+	a.eventually("the certificate is in the store again", func() error {
+		if found, _ := redis.Do(t, "KEYS", "gatehouse:{values:secrets}:value:certificate-*").([]any); len(found) != 1 {
+			return fmt.Errorf("%v", found)
+		}
+		return nil
+	})
 	sessions(a, b)
 	c := prepareSharing(t, "c", ca)
 	c.begin(redis.Address, fleetSecret)
