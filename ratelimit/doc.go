@@ -52,6 +52,8 @@ type Decision struct {
 	// Source is who decided. Of decisions by Open and Closed the fields below say
 	// nothing.
 	Source Source
+	// Squeezed says that this node decided by an overflow bucket, for want of room.
+	Squeezed bool
 	// Window is the index of the window the other fields describe: of those
 	// that refused the one that refuses longest, else the one with the smallest
 	// share of its burst left.

@@ -159,7 +159,7 @@ func (r Rates) Most() int64 {
 // Judge writes to d what buckets say that are full again in the times used, after
 // cost was taken from all of them, or from none.
 func (r Rates) Judge(used []time.Duration, cost int64, taken bool, d *Decision) {
-	d.Allowed, d.RetryAfter, d.Window = taken, 0, 0
+	d.Allowed, d.Squeezed, d.RetryAfter, d.Window = taken, false, 0, 0
 	least, longest := math.Inf(1), int64(-1)
 	for i := range r.list {
 		x, u := &r.list[i], int64(used[i])

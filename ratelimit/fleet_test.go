@@ -108,7 +108,8 @@ func TestJudgeSaysWhatALocalBucketWould(t *testing.T) {
 	})
 	var d Decision
 	r, _ := NewRates(perMinute(60, 3))
-	if r.Judge([]time.Duration{0}, 1, false, &d); d.Allowed || d.RetryAfter <= 0 {
+	d.Squeezed = true // of another decision
+	if r.Judge([]time.Duration{0}, 1, false, &d); d.Allowed || d.Squeezed || d.RetryAfter <= 0 {
 		t.Errorf("refused, and to come again at once: %+v", d)
 	}
 	if interval, burst := r.Bucket(0); interval != time.Second || burst != 3 {

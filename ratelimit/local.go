@@ -123,8 +123,12 @@ func (l *Local) Take(key []byte, cost uint32, d *Decision) error {
 	now, rates := l.now(), *l.rates.Load()
 	s := &l.shards[h>>32&l.mask]
 	s.mu.Lock()
-	tats := l.bucket(s, h, now)
-	d.Source = Own
+	tats := l.own(s, h, now)
+	d.Source, d.Squeezed = Own, tats == nil
+	if d.Squeezed {
+		l.squeezed.Add(1)
+		tats = s.overflow(h, len(l.whole))
+	}
 	decide(rates, tats, now, cost, d)
 	s.mu.Unlock()
 	return nil
@@ -148,16 +152,8 @@ func (l *Local) Raise(key []byte, used []time.Duration, ago time.Duration) {
 	}
 }
 
-// bucket finds or makes the bucket of h. Holds s.mu.
-func (l *Local) bucket(s *shard, h uint64, now int64) []int64 {
-	if b := l.own(s, h, now); b != nil {
-		return b
-	}
-	l.squeezed.Add(1)
-	return s.overflow(h, len(l.whole))
-}
-
-// own is bucket; nil if there is no room for one of its own.
+// own finds or makes the bucket of h; nil if there is no room for one of its own.
+// Holds s.mu.
 func (l *Local) own(s *shard, h uint64, now int64) []int64 {
 	w := len(l.whole)
 	if i := s.find(h); i >= 0 {

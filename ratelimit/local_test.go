@@ -301,7 +301,11 @@ func TestLeavingTheOverflowKeepsTheDebt(t *testing.T) {
 	for i := 0; ; i++ { // a key that found no room
 		poor = fmt.Sprint("poor", i)
 		was := l.Squeezed()
-		if take(t, l, poor, 2); l.Squeezed() > was {
+		d := take(t, l, poor, 2)
+		if squeezed := l.Squeezed() > was; squeezed != d.Squeezed {
+			t.Fatalf("the decision says %v, the limiter %v", d.Squeezed, squeezed)
+		}
+		if d.Squeezed {
 			break
 		}
 	}

@@ -88,6 +88,19 @@ func (t *tries) connected(x *l4.Try) {
 // RetryDenied implements proxy.Observer.
 func (t *tries) RetryDenied(upstream string) { t.c.observer(upstream).m.RetriesDenied.Inc() }
 
+// Dropped implements proxy.Observer.
+func (t *tries) Dropped(upstream string, why proxy.Drop) {
+	o := t.c.observer(upstream)
+	switch why {
+	case proxy.DropBusy:
+		o.m.Dropped(metrics.DropBusy)
+	case proxy.DropTooLong:
+		o.m.Dropped(metrics.DropTooLong)
+	case proxy.DropUnavailable:
+		o.m.Dropped(metrics.DropUnavailable)
+	}
+}
+
 func outcome(x *proxy.Try) metrics.Outcome {
 	switch x.Failure {
 	case upstream.NoFailure:

@@ -225,6 +225,24 @@ func TestMirror(t *testing.T) {
 	if s := g.proxy.MirrorStats(); s.TooLong != 2 || s.Sent != 2 || len(got) != 0 {
 		t.Errorf("%+v, %d more mirrored", s, len(got))
 	}
+	if n := g.drops[proxy.DropTooLong].Load(); n != 2 {
+		t.Errorf("the observer is told of %d that were too long", n)
+	}
+}
+
+// A mirror that has no room costs no request.
+func TestMirrorIsFull(t *testing.T) {
+	shadow := newUpstream(t, upstream.Settings{Breaker: upstream.BreakerSettings{MaxConnections: 1, MaxPending: 1, MaxRequests: 1}}, hanging(t))
+	g := start(t, proxy.Settings{Mirror: &proxy.MirrorSettings{Upstream: shadow, Percent: 100}}, answering(t, ok))
+	for range 3 {
+		if got := get(t, g.addr, "/"); !strings.HasSuffix(got, "ok") {
+			t.Fatalf("got %q", got)
+		}
+	}
+	if n := g.drops[proxy.DropUnavailable].Load(); n != 2 || g.proxy.MirrorStats().Failed != 2 {
+		t.Errorf("the observer is told of %d, %+v", n, g.proxy.MirrorStats())
+	}
+	g.proxy.Close(t.Context())
 }
 
 // Mirrors that hang cost a bounded number of goroutines and no request.
@@ -235,8 +253,8 @@ func TestMirrorHangs(t *testing.T) {
 			t.Fatalf("got %q", got)
 		}
 	}
-	if s := g.proxy.MirrorStats(); s.Dropped != 3 {
-		t.Errorf("%+v", s)
+	if s := g.proxy.MirrorStats(); s.Dropped != 3 || g.drops[proxy.DropBusy].Load() != 3 {
+		t.Errorf("%+v, and the observer is told of %d", s, g.drops[proxy.DropBusy].Load())
 	}
 	began := time.Now()
 	g.proxy.Close(t.Context())

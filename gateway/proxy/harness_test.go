@@ -56,6 +56,7 @@ type gateway struct {
 	done   []finished
 	tries  []proxy.Try
 	denied atomic.Int32
+	drops  [3]atomic.Int32 // by cause
 	ended  chan struct{}
 }
 
@@ -85,6 +86,13 @@ func (g *gateway) Tried(t *proxy.Try) {
 
 // RetryDenied implements proxy.Observer.
 func (g *gateway) RetryDenied(string) { g.denied.Add(1) }
+
+// Dropped implements proxy.Observer.
+func (g *gateway) Dropped(upstream string, why proxy.Drop) {
+	if upstream == "up" {
+		g.drops[why].Add(1)
+	}
+}
 
 // await waits for the end of the n-th request and returns it.
 func (g *gateway) await(t testing.TB, n int) finished {

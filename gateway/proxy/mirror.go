@@ -33,6 +33,16 @@ type MirrorStats struct {
 	Sent, Failed, Dropped, TooLong uint64
 }
 
+// Drop is why a copy is not sent.
+type Drop uint8
+
+// The causes of a drop.
+const (
+	DropBusy        Drop = iota // too many are under way
+	DropTooLong                 // the body, or its length is not known
+	DropUnavailable             // the upstream has no endpoint to use, or no room
+)
+
 // mirror sends copies. Each has a goroutine, of which there is a bounded number.
 type mirror struct {
 	proxy    *Proxy
@@ -118,7 +128,7 @@ func (m *mirror) offer(f *forward) error {
 	var payload []byte
 	if req.IsBodyStream() {
 		if n := req.Header.ContentLength(); n < 0 || n > m.settings.MaxBody {
-			m.tooLong.Add(1)
+			m.drop(DropTooLong)
 			return nil
 		}
 		b, whole, err := exchange.BufferRequest(f.ctx, m.settings.MaxBody)
@@ -126,22 +136,37 @@ func (m *mirror) offer(f *forward) error {
 			return err
 		}
 		if !whole {
-			m.tooLong.Add(1)
+			m.drop(DropTooLong)
 			return nil
 		}
 		payload = b
 	} else if payload = req.Body(); len(payload) > m.settings.MaxBody {
-		m.tooLong.Add(1)
+		m.drop(DropTooLong)
 		return nil
 	}
 	select {
 	case m.free <- struct{}{}:
 	default:
-		m.dropped.Add(1)
+		m.drop(DropBusy)
 		return nil
 	}
 	m.send(f, payload)
 	return nil
+}
+
+// drop takes down that a copy is not sent.
+func (m *mirror) drop(why Drop) {
+	switch why {
+	case DropBusy:
+		m.dropped.Add(1)
+	case DropTooLong:
+		m.tooLong.Add(1)
+	case DropUnavailable:
+		m.failed.Add(1)
+	}
+	if o := m.proxy.settings.Observer; o != nil {
+		o.Dropped(m.settings.Upstream.Name(), why)
+	}
 }
 
 // send copies what the goroutine needs and starts it.
@@ -149,7 +174,7 @@ func (m *mirror) send(f *forward, payload []byte) {
 	ep, err := m.settings.Upstream.Pick(&upstream.PickRequest{})
 	if err != nil {
 		<-m.free
-		m.failed.Add(1)
+		m.drop(DropUnavailable)
 		return
 	}
 	c := m.buffers.Get().(*copied)

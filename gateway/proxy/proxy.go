@@ -113,6 +113,8 @@ type Observer interface {
 	Tried(t *Try)
 	// RetryDenied is called for every retry the budget does not allow.
 	RetryDenied(upstream string)
+	// Dropped is called for every copy that is not sent to a mirror.
+	Dropped(upstream string, why Drop)
 }
 
 // Proxy forwards a route's requests. It never changes and is safe for

@@ -45,6 +45,7 @@ type plugin struct {
 	scratch sync.Pool // of *scratch
 
 	allowed, refused, dry, skipped prometheus.Counter
+	overflow                       prometheus.Counter                     // of decisions without a bucket of the key's own
 	sources                        *[ratelimit.Sources]prometheus.Counter // nil: scope local
 }
 
@@ -89,6 +90,8 @@ func newPlugin(c *Config, s plugins.Settings, key *attribute.Key, l ratelimit.Li
 		refused: count.WithLabelValues(s.Route.Name, c.Name, "refused"),
 		dry:     count.WithLabelValues(s.Route.Name, c.Name, "dry_run"),
 		skipped: count.WithLabelValues(s.Route.Name, c.Name, "skipped"),
+		overflow: s.Counter("gatehouse_rate_limit_overflow_total",
+			"Decisions on buckets that keys share because max_keys others have one.", "route", "policy").WithLabelValues(s.Route.Name, c.Name),
 	}
 	if c.Scope == "global" {
 		by := s.Counter("gatehouse_rate_limit_decisions_total",
@@ -139,6 +142,9 @@ func (p *plugin) handle(c *fiber.Ctx) error {
 	}
 	if p.sources != nil {
 		p.sources[d.Source].Inc()
+	}
+	if d.Squeezed {
+		p.overflow.Inc()
 	}
 	switch {
 	case d.Allowed:

@@ -228,6 +228,45 @@ func TestGlobalLimitsAreTheFleets(t *testing.T) {
 	}
 }
 
+// Requests whose keys share a bucket for want of room are counted.
+func TestKeysWithoutABucketAreCounted(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	p, err := Factory(nil).New(config(t, "{limit: 1000, per: 1h, max_keys: 64, key: header.X-Key, name: plan}"), plugins.Settings{Route: plugins.Route{Name: "r"}, Metrics: registry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := func() float64 {
+		all, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, family := range all {
+			if family.GetName() == "gatehouse_rate_limit_overflow_total" {
+				return family.GetMetric()[0].GetCounter().GetValue()
+			}
+		}
+		return -1
+	}
+	from := func(key int) { ask{head: fmt.Sprintf("X-Key: %d\r\n", key)}.do(t, p.Handle) }
+	for range 100 {
+		from(0)
+	}
+	if n := counted(); n != 0 {
+		t.Errorf("%v are counted for one key", n)
+	}
+	const keys, room = 2000, 1000 // which is more than there is
+	for i := range keys {
+		from(i)
+	}
+	before := counted()
+	if before < keys-room || before >= keys {
+		t.Errorf("%v of %d are counted", before, keys)
+	}
+	if from(0); counted() != before {
+		t.Error("who has a bucket is counted")
+	}
+}
+
 func TestBadConfig(t *testing.T) {
 	for yaml, want := range map[string]string{
 		"{}":                             "limit: must be at least 1, got 0; or give windows",

@@ -55,6 +55,7 @@ var (
 	retriesDenied    = define(KindCounter, "gatehouse_upstream_retries_denied_total", "Retries not made because the budget was used up.", "upstream")
 	hedges           = define(KindCounter, "gatehouse_upstream_hedges_total", "Second tries sent because the first was slow.", "upstream")
 	mirrors          = define(KindCounter, "gatehouse_upstream_mirrored_total", "Copies of requests sent to a mirror.", "upstream")
+	mirrorDropped    = define(KindCounter, "gatehouse_upstream_mirror_dropped_total", "Copies that were not sent to a mirror: too many were under way (busy), the body was too long or of unknown length (too_long), or the mirror had no endpoint to use or no room (unavailable).", "upstream", "cause")
 	overflow         = define(KindCounter, "gatehouse_upstream_overflow_total", "What a circuit breaker limit refused: requests, or connections, for which requests then wait as long as they may.", "upstream", "limit")
 	noEndpoint       = define(KindCounter, "gatehouse_upstream_no_endpoint_total", "Picks that found no endpoint to use.", "upstream")
 	panicMode        = define(KindGauge, "gatehouse_upstream_panic_mode", "1 while so few endpoints are healthy that all are used.", "upstream")
@@ -119,7 +120,7 @@ var (
 	families         = []*family{
 		buildInfo,
 		requests, requestDuration, requestBytes, replyBytes, grpcCalls, inFlight, refusals,
-		replies, tryDuration, tries, retries, retriesDenied, hedges, mirrors, overflow, noEndpoint, panicMode,
+		replies, tryDuration, tries, retries, retriesDenied, hedges, mirrors, mirrorDropped, overflow, noEndpoint, panicMode,
 		upstreamActive, upstreamOpen, upstreamConnects, connectFailures, healthy, ejections, probes,
 		sourceAge, sourceFailures, sourceEndpoints,
 		listenerOpen, listenerSpoken, listenerAccepted, listenerRefused, listenerRefusals, handshakes, unknownNames, acceptErrors, streamReceived, streamSent,

@@ -93,6 +93,9 @@ func TestUpstreamListenerConfigRefusals(t *testing.T) {
 		return c
 	})
 	u.Retries.Inc()
+	u.Dropped(metrics.DropTooLong)
+	u.Dropped(metrics.DropUnavailable)
+	u.Dropped(metrics.DropUnavailable)
 	l := m.Listener("web")
 	l.Watch(func() metrics.Connections {
 		return metrics.Connections{Open: 1, Accepted: 2, Refused: 1, Protocols: []metrics.ProtocolConnections{{Protocol: "h3", Open: 1}}}
@@ -129,6 +132,8 @@ func TestUpstreamListenerConfigRefusals(t *testing.T) {
 		`gatehouse_upstream_overflow_total{limit="pending",upstream="api"} 1`,
 		`gatehouse_upstream_overflow_total{limit="retries",upstream="api"} 0`,
 		`gatehouse_upstream_retries_total{upstream="api"} 1`,
+		`gatehouse_upstream_mirror_dropped_total{cause="too_long",upstream="api"} 1`,
+		`gatehouse_upstream_mirror_dropped_total{cause="unavailable",upstream="api"} 2`,
 		`gatehouse_listener_connections_open{listener="web"} 1`,
 		`gatehouse_listener_protocol_connections_open{listener="web",protocol="h3"} 1`,
 		`gatehouse_listener_connections_total{listener="web"} 2`,

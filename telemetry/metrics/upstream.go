@@ -45,6 +45,22 @@ var limitNames = [NumLimits]string{"connections", "requests", "pending", "retrie
 // String is the label value.
 func (l Limit) String() string { return limitNames[l] }
 
+// Drop is why a copy was not sent to a mirror.
+type Drop uint8
+
+// The causes of a drop.
+const (
+	DropBusy        Drop = iota // too many were under way
+	DropTooLong                 // the body
+	DropUnavailable             // no endpoint, or no room
+	numDrops
+)
+
+var dropNames = [numDrops]string{"busy", "too_long", "unavailable"}
+
+// String is the label value.
+func (d Drop) String() string { return dropNames[d] }
+
 // Upstream counts what happens between the gateway and one upstream.
 type Upstream struct {
 	// Retries counts tries after the first; RetriesDenied those the budget did
@@ -54,6 +70,7 @@ type Upstream struct {
 	// PanicMode is 1 while all endpoints are used because few are healthy.
 	PanicMode Gauge
 
+	drops  [numDrops]Counter
 	name   string
 	cells  cells
 	counts atomic.Pointer[func() UpstreamCounts]
@@ -136,6 +153,9 @@ type Endpoint struct {
 	tries   [numOutcomes]Counter
 }
 
+// Dropped counts a copy that was not sent to the upstream, a mirror.
+func (u *Upstream) Dropped(why Drop) { u.drops[why].Inc() }
+
 // Try counts one try: how it ended, the status of the reply (0 without one)
 // and how long it took. It does not allocate.
 func (e *Endpoint) Try(o Outcome, status int, took time.Duration) {
@@ -158,6 +178,11 @@ func (u *Upstream) collect(e *emit) {
 	e.counter(retriesDenied, u.RetriesDenied.Value(), u.name)
 	e.counter(hedges, u.Hedges.Value(), u.name)
 	e.counter(mirrors, u.Mirrored.Value(), u.name)
+	for d := range numDrops {
+		if n := u.drops[d].Value(); n > 0 {
+			e.counter(mirrorDropped, n, u.name, d.String())
+		}
+	}
 	e.counter(noEndpoint, u.NoEndpoint.Value(), u.name)
 	e.gauge(panicMode, float64(u.PanicMode.Value()), u.name)
 	if counts := u.counts.Load(); counts != nil {

@@ -238,6 +238,9 @@ routes:
 	g.eventually("both copies are counted", func() error {
 		return is(g.metric(`gatehouse_upstream_mirrored_total{upstream="shadow"}`), 2)
 	})
+	if n := g.metric(`gatehouse_upstream_mirror_dropped_total{cause="too_long",upstream="shadow"}`); n != 1 {
+		t.Errorf("%v copies are counted as too long, want 1", n)
+	}
 }
 
 // The upstream's limits refuse with a reason of their own.
