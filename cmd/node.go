@@ -115,7 +115,7 @@ func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 		return err
 	}
 	n.gateway = gateway.New(gateway.Settings{
-		Log: n.log, Metrics: n.metrics, AccessLog: n.accessLog, Tracer: n.tracer, Challenges: authorities.Challenges(),
+		Log: n.log, Metrics: n.metrics, AccessLog: n.accessLog, Tracer: n.tracer, Challenge: authorities.Challenges().HTTP,
 		Sockets: s.sockets, HoldDatagrams: s.predecessor != nil,
 	})
 	n.compiler, err = compile.New(compile.Settings{

@@ -12,13 +12,14 @@ var challenged = &exchange.Route{Name: "acme_challenge"}
 // answerChallenge answers a certificate authority that makes sure that a host
 // is ours, ahead of routes, redirects and plugins: an access rule, or the
 // redirect to the very https that has no certificate yet, must not be in its
-// way. Only the token of a pending challenge is answered, and only read.
+// way. Only the token of a pending challenge is answered, and only to who reads:
+// to a CONNECT, which is like any other, the answer would say that it has a tunnel.
 func (g *Gateway) answerChallenge(ctx *fasthttp.RequestCtx, e *exchange.Exchange) bool {
-	if g.settings.Challenges == nil || !ctx.IsGet() {
+	if g.settings.Challenge == nil || !ctx.IsGet() {
 		return false
 	}
-	answer, ok := g.settings.Challenges.HTTP(e.Path)
-	if !ok {
+	answer, ok := g.settings.Challenge(e.Path)
+	if !ok || extendedConnect(e.Front) {
 		return false
 	}
 	e.Route = challenged

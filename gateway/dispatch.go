@@ -96,8 +96,14 @@ func (b *binding) dispatch(ctx *fasthttp.RequestCtx, f exchange.Front) {
 // believe that it has one: over HTTP/1 that is status 101 only, but any success
 // of an extended CONNECT (RFC 8441, 5). Pages must not become WebSockets.
 func saysTunnel(ctx *fasthttp.RequestCtx, f exchange.Front) bool {
+	return extendedConnect(f) && ctx.LastTimeoutErrorResponse() == nil && ctx.Response.StatusCode()/100 == 2
+}
+
+// extendedConnect reports what the servers of HTTP/2 and HTTP/3 hand on as a GET
+// that wants to switch protocols.
+func extendedConnect(f exchange.Front) bool {
 	_, ok := f.WantsUpgrade()
-	return ok && f.Protocol() >= "HTTP/2" && ctx.LastTimeoutErrorResponse() == nil && ctx.Response.StatusCode()/100 == 2
+	return ok && f.Protocol() >= "HTTP/2"
 }
 
 // choose finds a request's route.

@@ -18,7 +18,6 @@ import (
 
 	"github.com/valyala/fasthttp"
 
-	"github.com/gatehouse-proxy/gatehouse/gateway/acme"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/h1"
 	"github.com/gatehouse-proxy/gatehouse/gateway/h2"
@@ -38,8 +37,9 @@ type Settings struct {
 	Metrics   *metrics.Metrics
 	AccessLog *accesslog.Log // nil: none
 	Tracer    *trace.Tracer  // nil: no spans
-	// Challenges are those of certificate authorities; nil: there are none.
-	Challenges *acme.Challenges
+	// Challenge is the answer to a request for a path by which a certificate
+	// authority asks; false: it is none that is pending. nil: there are none.
+	Challenge func(path string) (answer string, ok bool)
 	// Sockets are those the process was started with; nil: none.
 	Sockets *socket.Inherited
 	// HoldDatagrams says that another process still reads the UDP sockets: nothing

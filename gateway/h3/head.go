@@ -129,7 +129,7 @@ func judge(fields []qlog.HeaderField, block, limit int) (r requestFields, why *r
 func (r *requestFields) lax() *reason.Reason {
 	switch {
 	case r.scheme != "https" && r.scheme != "http" && (r.method != "CONNECT" || r.hasProtocol): // RFC 9114, 4.3.1: it must be there
-		return reason.BadRequestLine
+		return reason.BadPseudoHeader
 	case r.lengths > 1, r.lengths == 1 && r.length == "":
 		return reason.BadContentLength
 	}
@@ -185,7 +185,7 @@ func (r *requestFields) take(name, value string) *reason.Reason {
 
 func (r *requestFields) pseudo(name, value string) *reason.Reason {
 	if r.regular {
-		return reason.BadRequestLine
+		return reason.BadPseudoHeader
 	}
 	var seen *bool
 	switch name {
@@ -200,10 +200,10 @@ func (r *requestFields) pseudo(name, value string) *reason.Reason {
 	case ":protocol":
 		r.protocol, seen = value, &r.hasProtocol
 	default:
-		return reason.BadRequestLine
+		return reason.BadPseudoHeader
 	}
 	if *seen {
-		return reason.BadRequestLine
+		return reason.BadPseudoHeader
 	}
 	*seen = true
 	return nil
@@ -220,6 +220,8 @@ func (r *requestFields) check() *reason.Reason {
 	switch {
 	case !isLength(r.length):
 		return reason.BadContentLength
+	case !r.hasMethod:
+		return reason.BadPseudoHeader
 	case !httpguts.ValidHeaderFieldName(r.method):
 		return reason.BadMethod
 	case r.hosts > 1:
@@ -230,15 +232,17 @@ func (r *requestFields) check() *reason.Reason {
 		return reason.BadHost
 	case connect && r.hasProtocol:
 		return r.checkExtended()
+	case connect && (r.hasScheme || r.hasPath):
+		return reason.BadPseudoHeader
 	case connect:
-		if r.hasScheme || r.hasPath || authority == "" {
+		if authority == "" {
 			return reason.MethodRefused
 		}
 		return nil
+	case r.hasProtocol, r.path == "":
+		return reason.BadPseudoHeader
 	case authority == "":
 		return reason.BadHost
-	case r.hasProtocol:
-		return reason.BadRequestLine
 	case !strings.HasPrefix(r.path, "/") && (r.method != "OPTIONS" || r.path != "*"), !parses(r.path):
 		return reason.BadTarget
 	}
@@ -248,8 +252,10 @@ func (r *requestFields) check() *reason.Reason {
 // checkExtended is check for a CONNECT that names a protocol (RFC 9220).
 func (r *requestFields) checkExtended() *reason.Reason {
 	switch {
-	case !httpguts.ValidHeaderFieldName(r.protocol), r.scheme == "":
-		return reason.BadRequestLine
+	case r.scheme == "", r.path == "":
+		return reason.BadPseudoHeader
+	case !httpguts.ValidHeaderFieldName(r.protocol):
+		return reason.ProtocolRefused
 	case r.authority == "":
 		return reason.BadHost
 	case !strings.HasPrefix(r.path, "/"), !parses(r.path):
