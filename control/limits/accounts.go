@@ -2,6 +2,7 @@ package limits
 
 import (
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -10,6 +11,87 @@ import (
 // lets in. The store knows what they have used; this node had better know it too
 // for some time, in case the store goes away.
 const forgetAfter = 24 * time.Hour
+
+// ledger counts for all quotas of one name on this node.
+type ledger struct {
+	node  *Limits
+	name  string
+	in    *time.Location
+	space space
+
+	mu       sync.RWMutex // guards accounts
+	accounts map[string]*account
+}
+
+// account is one consumer's.
+type account struct {
+	ledger *ledger
+	who    string
+	key    string
+
+	mu      sync.Mutex // guards all below
+	gone    bool       // forgotten: another one is in its place, or will be
+	used    time.Time  // when it was last asked for
+	periods [2]period  // day, month
+}
+
+// period is what the node holds and knows of one day or month.
+type period struct {
+	key   string
+	start time.Time
+	end   time.Time
+	// sum is the store's counter as it last was: what all have spent or leased.
+	sum  int64
+	held int64 // leased and not spent
+	size int64 // of the last lease
+	at   time.Time
+	// asking: a lease has been asked for; full: until then no more can be had.
+	asking bool
+	full   time.Time
+	// alone is what this node has granted by itself since the store went away, owed
+	// what of it the store does not know yet.
+	alone, owed int64
+}
+
+// roll begins new periods where the old ones are over. Holds a.mu.
+func (a *account) roll(now time.Time) {
+	for i := range a.periods {
+		p := &a.periods[i]
+		if now.Before(p.end) && !now.Before(p.start) {
+			continue
+		}
+		start, end := periodOf(i, now, a.ledger.in)
+		*p = period{start: start, end: end, key: a.key + start.Format(periodNames[i])}
+	}
+}
+
+// periodNames make the day's and the month's counter of a key, by their beginning.
+var periodNames = [2]string{".d20060102", ".m200601"}
+
+// periodOf is the day, or the month, that now is in.
+func periodOf(i int, now time.Time, in *time.Location) (start, end time.Time) {
+	y, m, d := now.In(in).Date()
+	if i == 0 {
+		return time.Date(y, m, d, 0, 0, 0, 0, in), time.Date(y, m, d+1, 0, 0, 0, 0, in)
+	}
+	return time.Date(y, m, 1, 0, 0, 0, 0, in), time.Date(y, m+1, 1, 0, 0, 0, 0, in)
+}
+
+// ledger returns the one of a name, and of where days begin.
+func (n *Limits) ledger(name string, in *time.Location) *ledger {
+	if in == nil {
+		in = time.UTC
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	full := name + "\x00" + in.String()
+	l := n.ledgers[full]
+	if l == nil {
+		l = &ledger{node: n, name: name, in: in, space: newSpace("quota", full, nil), accounts: map[string]*account{}}
+		n.ledgers[full] = l
+	}
+	return l
+}
 
 // enter returns the account of who, locked.
 func (l *ledger) enter(who string) *account {
