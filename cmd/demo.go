@@ -116,13 +116,7 @@ func (d *demoCommand) Run(env *environment) error {
 	}
 	defer b.close()
 	v := demoValues{Dir: dir, A: a.addr(), B: b.addr()}
-	if v.Gateway, err = freeAddress(d.Address); err != nil {
-		return err
-	}
-	if v.Admin, err = freeAddress(d.Admin); err != nil {
-		return err
-	}
-	n, err := startDemo(env, v)
+	n, err := d.start(env, &v)
 	if err != nil {
 		return err
 	}
@@ -131,6 +125,23 @@ func (d *demoCommand) Run(env *environment) error {
 	}
 	<-signals
 	return n.stop(context.Background())
+}
+
+// start finds addresses and starts the gateway. Between the two somebody else may
+// take a port that was free.
+func (d *demoCommand) start(env *environment, v *demoValues) (n *node, err error) {
+	for range 5 {
+		if v.Gateway, err = freeAddress(d.Address); err != nil {
+			return nil, err
+		}
+		if v.Admin, err = freeAddress(d.Admin); err != nil {
+			return nil, err
+		}
+		if n, err = startDemo(env, *v); !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+	}
+	return n, err
 }
 
 func startDemo(env *environment, v demoValues) (*node, error) {

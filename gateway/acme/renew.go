@@ -84,6 +84,13 @@ func (s *Source) replace(ctx context.Context, st *store, alone bool) error {
 	if err != nil {
 		return err
 	}
+	// Before it is in use, so that who takes over from this source, after a reload
+	// or a restart, finds it; also where the node is stopping, since it has cost an
+	// order.
+	if err := st.putCertificate(context.WithoutCancel(ctx), s.s.Name, found); err != nil {
+		// It is used all the same: to order again would change nothing.
+		s.log.Error("a new certificate cannot be stored; after a restart it is ordered again", "error", err)
+	}
 	s.use(found)
 	if soonest := time.Now().Add(s.shortest); s.due.Before(soonest) {
 		s.due = soonest // a very short life, or a clock that is ahead: never ask without a pause
@@ -94,10 +101,6 @@ func (s *Source) replace(ctx context.Context, st *store, alone bool) error {
 	s.ordered = time.Now()
 	s.orders[succeeded]++
 	s.mu.Unlock()
-	if err := st.putCertificate(ctx, s.s.Name, found); err != nil {
-		// It is in use all the same: to order again would change nothing.
-		s.log.Error("a new certificate cannot be stored; after a restart it is ordered again", "error", err)
-	}
 	return nil
 }
 

@@ -147,7 +147,8 @@ func answersWith(u, want string) error {
 // through the balancer, one node killed, a revision applied meanwhile, which the
 // node finds when it is back; and what Prometheus would read.
 func TestComposeAsProcesses(t *testing.T) {
-	m := newMachines(t, "delay: 3s", "delay: 100ms")
+	// The balancer is not to take a node that a busy machine holds up for a dead one.
+	m := newMachines(t, "delay: 3s", "delay: 100ms", "interval: 1s, timeout: 1s", "interval: 4s, timeout: 4s")
 	m.start("users", "users").waitReady()
 	m.start("orders", "orders").waitReady()
 	one, two := m.start("node-1", "node-1"), m.start("node-2", "node-2")

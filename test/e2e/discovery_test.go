@@ -36,7 +36,16 @@ type consulFake struct {
 	mu      sync.Mutex // guards what follows
 	index   int
 	address string
+	gone    bool
 	changed chan struct{}
+}
+
+// end leaves everybody without an answer from now on.
+func (c *consulFake) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gone = true
+	close(c.changed)
 }
 
 func (c *consulFake) set(address string) {
@@ -51,7 +60,7 @@ func (c *consulFake) set(address string) {
 func (c *consulFake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for r.FormValue("index") == fmt.Sprint(c.index) {
+	for !c.gone && r.FormValue("index") == fmt.Sprint(c.index) {
 		changed := c.changed
 		c.mu.Unlock()
 		select {
@@ -62,6 +71,9 @@ func (c *consulFake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if r.Context().Err() != nil {
 			return
 		}
+	}
+	if c.gone {
+		panic(http.ErrAbortHandler)
 	}
 	host, port, _ := net.SplitHostPort(c.address)
 	w.Header().Set("X-Consul-Index", fmt.Sprint(c.index))
@@ -86,7 +98,7 @@ func TestDiscovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	consul.Start()
-	down := sync.OnceFunc(func() { consul.CloseClientConnections(); consul.Listener.Close(); consul.CloseClientConnections() })
+	down := sync.OnceFunc(func() { fake.end(); consul.Close() })
 	t.Cleanup(down)
 
 	g := prepare(t, fmt.Sprintf(`
@@ -113,6 +125,7 @@ routes:
 	g.run()
 	g.waitReady()
 
+	g.eventually("the answer of the DNS server", func() error { return is(g.get("/srv").StatusCode, 200) })
 	if got := g.tally("/srv", 40); got["200 one"] != 10 || got["200 two"] != 30 {
 		t.Errorf("by SRV: %v", got)
 	}

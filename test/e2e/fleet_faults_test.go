@@ -141,10 +141,18 @@ func TestFaultsOfTheStoreCostNoRequest(t *testing.T) {
 		pair.Write(t, filepath.Join(dir, "a.crt"), filepath.Join(dir, "a.key"))
 	}
 	secure := strings.Replace(fmt.Sprintf(sharedConfig, "secure"), "\n", "\ncertificates: { a: { cert_file: a.crt, key_file: a.key } }\n", 1)
-	code, out, errs := apply(strings.Replace(secure, `"${WEB}" }`, `"${WEB}" }, tls: { address: "127.0.0.1:0", tls: { certificates: [a] } }`, 1))
-	if code != 1 || !strings.Contains(errs, "node c refused revision ") || !strings.Contains(errs, "a.key") || strings.Contains(errs, "node b") || !strings.Contains(errs, "back to the config of revision ") {
-		t.Errorf("code %d: %s%s", code, out, errs)
-	}
+	secure = strings.Replace(secure, `"${WEB}" }`, `"${WEB}" }, tls: { address: "127.0.0.1:0", tls: { certificates: [a] } }`, 1)
+	a.eventually("what one node refuses is taken back", func() error {
+		code, out, errs := apply(secure)
+		if code != 1 || strings.Contains(errs, "node b") {
+			t.Errorf("code %d: %s%s", code, out, errs)
+		}
+		if !strings.Contains(errs, "node c refused revision ") || !strings.Contains(errs, "a.key") || !strings.Contains(errs, "back to the config of revision ") {
+			everywhere("after-killed") // Redis was late, as it may be on a busy machine
+			return errors.New(out + errs)
+		}
+		return nil
+	})
 	a.eventually("all is well", func() error {
 		if code, out, errs := a.cli("status"); code != 0 {
 			return errors.New(out + errs)

@@ -148,6 +148,9 @@ func TestAFleetOfRealNodes(t *testing.T) {
 	})
 
 	// Without Redis they serve, and start.
+	for _, g := range nodes {
+		g.eventually("it runs what was published last", func() error { return is(g.metric("gatehouse_fleet_revision_number"), 5) })
+	}
 	server.Kill(t)
 	both("one")
 	b.stop()

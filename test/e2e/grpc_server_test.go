@@ -30,7 +30,7 @@ type rpcServer struct {
 	calls atomic.Int64
 
 	mu    sync.Mutex
-	left  []time.Duration // what was left of the caller's time, for each call
+	left  []time.Duration // what was left of the caller's time, for each call; 0: it set none
 	ended chan error      // how hanging calls ended
 	next  chan struct{}   // the test wants one more message
 }

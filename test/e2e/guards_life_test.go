@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -185,9 +186,12 @@ routes:
 	if err := is(g.metric("gatehouse_config_routes_broken"), 1); err != nil {
 		t.Error(err)
 	}
-	if log := g.log.String(); !strings.Contains(log, "route=guarded") || !strings.Contains(log, "users.htpasswd") {
-		t.Errorf("the log does not say why: %s", log)
-	}
+	g.eventually("the log says why", func() error {
+		if log := g.log.String(); !strings.Contains(log, "route=guarded") || !strings.Contains(log, "users.htpasswd") {
+			return errors.New(log)
+		}
+		return nil
+	})
 	line := g.accessLine("the refusal", func(m map[string]any) bool { return m["path"] == "/guarded" })
 	if line["reason"] != "route_broken" || line["flags"] != "RB" || !strings.Contains(fmt.Sprint(line["detail"]), "users.htpasswd") {
 		t.Errorf("access log line %v", line)
@@ -203,10 +207,10 @@ routes:
 	if r := g.get("/guarded"); r.StatusCode != 401 {
 		t.Errorf("without a password: %s", r.Status)
 	}
-	if s := g.status(); s["broken"] != nil || s["error"] != nil {
-		t.Errorf("/readyz says %v", s)
-	}
-	if err := is(g.metric("gatehouse_config_routes_broken"), 0); err != nil {
-		t.Error(err)
-	}
+	g.eventually("that is told", func() error {
+		if s := g.status(); s["broken"] != nil || s["error"] != nil {
+			return fmt.Errorf("/readyz says %v", s)
+		}
+		return is(g.metric("gatehouse_config_routes_broken"), 0)
+	})
 }

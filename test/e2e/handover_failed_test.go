@@ -30,9 +30,12 @@ func (l *lineage) fails(times int, why string) {
 	first := l.pid()
 	l.signal(syscall.SIGUSR2)
 	l.says("the handover failed; this process goes on", times)
-	if !strings.Contains(strings.ReplaceAll(l.log.String(), `\"`, `"`), why) {
-		l.t.Errorf("the log does not have %q", why)
-	}
+	l.await("the log says why", func() error {
+		if !strings.Contains(strings.ReplaceAll(l.log.String(), `\"`, `"`), why) {
+			return fmt.Errorf("it does not have %q", why)
+		}
+		return nil
+	})
 	code, out, errs := l.cli("status")
 	if code != 1 || !strings.Contains(out, "handover: the last one failed ") || !strings.Contains(out, why) {
 		l.t.Errorf("status: %d\n%s%s", code, out, errs)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -139,6 +140,7 @@ func TestSystemd(t *testing.T) {
 	hears("WATCHDOG=1") // the new one's
 	l.signal(syscall.SIGTERM)
 	hears("STOPPING=1")
+	go func() { _, _ = io.Copy(io.Discard, manager) }() // systemd never stops listening
 	l.ends()
 	// The socket is systemd's all the time.
 	c, err := net.Dial("tcp", l.web)

@@ -20,6 +20,7 @@ type footprint struct {
 // footprint counts descriptors and goroutines of a node that nobody talks to.
 func (g *gatehouse) footprint() footprint {
 	g.t.Helper()
+	g.logHas("gatehouse is ready") // it has started all it is to start, which /readyz does not wait for
 	http.DefaultClient.CloseIdleConnections()
 	client.CloseIdleConnections()
 	_, page := g.adminGet("/debug/pprof/goroutine?debug=1", g.token())
