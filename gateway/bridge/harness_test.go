@@ -94,7 +94,7 @@ type client struct {
 
 func (c *client) request(method, path string, body io.Reader) *http.Request {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	c.t.Cleanup(cancel)
 	r, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {

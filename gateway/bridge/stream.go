@@ -38,7 +38,6 @@ type stream struct {
 	w        writer
 	r        *http.Request
 	conn     *Conn
-	began    int64 // coarse time
 
 	values         []string // of the reply's header map
 	date, trailers []byte   // of the reply
@@ -102,7 +101,6 @@ func (s *stream) begin(w http.ResponseWriter, r *http.Request) {
 	s.readBy.Store(0)
 	s.writeBy.Store(0)
 	s.bodyBroke.Store(false)
-	s.began = b.clock.Now()
 	s.seq.Add(1)
 	s.mu.Lock()
 	s.gone, s.over = false, false

@@ -360,6 +360,7 @@ func TestAReplyGoesOutAsItComes(t *testing.T) {
 }
 
 func TestTimeLimits(t *testing.T) {
+	t.Parallel()
 	t.Run("of a body", func(t *testing.T) {
 		got := make(chan error, 1)
 		s := settings(func(ctx *fasthttp.RequestCtx, _ exchange.Front) {
@@ -382,7 +383,7 @@ func TestTimeLimits(t *testing.T) {
 		s := settings(func(ctx *fasthttp.RequestCtx, _ exchange.Front) {
 			ctx.SetBodyStream(&closer{zeros{}, closed}, -1)
 		})
-		s.WriteTimeout = 200 * time.Millisecond
+		s.WriteTimeout = time.Second
 		c, _ := start(t, s)
 		resp, err := c.rt.RoundTrip(c.request("GET", "/", nil))
 		if err != nil {
@@ -400,17 +401,17 @@ func TestTimeLimits(t *testing.T) {
 	})
 	t.Run("not of a slow handler or a quiet stream", func(t *testing.T) {
 		s := settings(func(ctx *fasthttp.RequestCtx, _ exchange.Front) {
-			time.Sleep(500 * time.Millisecond)
+			time.Sleep(1500 * time.Millisecond)
 			pr, pw := io.Pipe()
 			go func() {
 				_, _ = io.WriteString(pw, "one")
-				time.Sleep(500 * time.Millisecond)
+				time.Sleep(1500 * time.Millisecond)
 				_, _ = io.WriteString(pw, "two")
 				pw.Close()
 			}()
 			ctx.SetBodyStream(pr, -1)
 		})
-		s.WriteTimeout = 200 * time.Millisecond
+		s.WriteTimeout = time.Second
 		c, _ := start(t, s)
 		if _, body := c.get("/"); body != "onetwo" {
 			t.Errorf("got %q", body)

@@ -304,8 +304,9 @@ func TestReaderLeftBehindIsEnded(t *testing.T) {
 }
 
 func TestClientThatBreaksOffItsUpload(t *testing.T) {
-	got := make(chan error, 1)
+	begun, got := make(chan struct{}, 1), make(chan error, 1)
 	addr, _ := start(t, settings(func(ctx *fasthttp.RequestCtx, f exchange.Front) {
+		begun <- struct{}{}
 		_, err := io.Copy(io.Discard, ctx.RequestBodyStream())
 		got <- err
 	}))
@@ -316,7 +317,8 @@ func TestClientThatBreaksOffItsUpload(t *testing.T) {
 	} {
 		c := dial(t, addr)
 		c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc")
-		time.Sleep(10 * time.Millisecond)
+		<-begun
+		time.Sleep(10 * time.Millisecond) // so that it waits for more, most likely
 		end(c)
 		if err := <-got; err == nil || reason.From(err).Reason != reason.BodyCut {
 			t.Errorf("%s: %v", name, err)

@@ -106,7 +106,7 @@ func talk(addr string, parts []string) (string, error) {
 		return "", err
 	}
 	defer nc.Close()
-	if err := nc.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := nc.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return "", err
 	}
 	for i, p := range parts {

@@ -65,7 +65,7 @@ func dialTLS(t testing.TB, srv *h1.Server, cert tls.Certificate) *tlsClient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	if err := nc.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := nc.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	c := &tlsClient{t: t, below: &inHalves{Conn: nc}}

@@ -116,12 +116,13 @@ func TestWithoutAPlaceToGoAPrefaceIsRefused(t *testing.T) {
 func TestAPrefaceThatDoesNotArriveIsCut(t *testing.T) {
 	var r refusals
 	s := settings(func(*fasthttp.RequestCtx, exchange.Front) {})
-	s.Refused, s.HeadTimeout = r.add, time.Second
+	s.Refused, s.HeadTimeout = r.add, 10*time.Second
 	s.Preface = func(net.Conn, []byte) { t.Error("handed over half a preface") }
-	addr, _ := start(t, s)
-	c := dial(t, addr)
-	c.send("%s", preface[:10])
-	if _, err := io.ReadAll(c); err != nil || r.String() != "head_timeout" {
-		t.Errorf("%v, refused %q", err, r.String())
+	inVirtualTime(t, s, func(t *testing.T, nc net.Conn) {
+		send(t, nc, preface[:10])
+		endsAfter(t, nc, 10*time.Second)
+	})
+	if r.String() != "head_timeout" {
+		t.Errorf("refused %q", r.String())
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/gatehouse-proxy/gatehouse/gateway/live"
 	"github.com/gatehouse-proxy/gatehouse/gateway/pipeline"
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxyproto"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
@@ -113,12 +114,16 @@ func (c *conn) linger() {
 	if t, ok := c.nc.(interface{ CloseWrite() error }); !ok || t.CloseWrite() != nil {
 		return
 	}
+	by := c.srv.clock.After(lingerTime)
 	if c.nc.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
 		return
 	}
 	var p [4 << 10]byte
 	for n := 0; n < maxLinger; {
 		m, err := c.nc.Read(p[:])
+		if errors.Is(err, os.ErrDeadlineExceeded) && c.srv.clock.Now() < by {
+			err = c.nc.SetReadDeadline(time.Now().Add(live.Tick)) // it was us who paused
+		}
 		if err != nil {
 			return
 		}

@@ -149,7 +149,7 @@ func TestSlowBeginnings(t *testing.T) {
 			t.Parallel()
 			var r refusals
 			s := settings(ok, &r)
-			s.HeadTimeout = 300 * time.Millisecond
+			s.HeadTimeout = time.Second
 			addr, srv := start(t, s)
 			nc := say(t, addr)
 			_, _ = io.Copy(io.Discard, nc) // until the server has closed its side
@@ -169,7 +169,7 @@ func plainDial(t *testing.T, addr, say string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = nc.SetDeadline(time.Now().Add(time.Minute))
 	_, _ = io.WriteString(nc, say)
 	return nc
 }

@@ -35,8 +35,11 @@ func (c *raw) next() http2.Frame {
 
 func TestStreamsTakeTurns(t *testing.T) {
 	t.Parallel()
-	c := dialQuick(t, func(ctx *fasthttp.RequestCtx, _ exchange.Front) { ctx.SetBodyString(strings.Repeat("x", 200<<10)) },
-		http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20})
+	answered := make(chan struct{}, 4)
+	c := dialQuick(t, func(ctx *fasthttp.RequestCtx, _ exchange.Front) {
+		ctx.SetBodyString(strings.Repeat("x", 200<<10))
+		answered <- struct{}{}
+	}, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20})
 	for id := uint32(1); id < 8; id += 2 {
 		c.open(id, true, get()...)
 	}
@@ -47,6 +50,10 @@ func TestStreamsTakeTurns(t *testing.T) {
 			got += len(d.Data())
 		}
 	}
+	for range 4 {
+		<-answered
+	}
+	time.Sleep(50 * time.Millisecond) // so that the last of them waits, most likely
 	for range 40 {
 		_ = c.WriteWindowUpdate(0, frame)
 		for n := 0; n < frame; {
@@ -213,7 +220,7 @@ func TestGoodbyeInTwoSteps(t *testing.T) {
 	}))
 	c := dial(t, addr)
 	c.open(1, true, get()...)
-	eventually(t, "it is busy", func() bool { return srv.Stats().Idle == 0 })
+	eventually(t, "it is busy", func() bool { return srv.Stats() == h2.Stats{Open: 1} })
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Shutdown(background(t, 20*time.Second)) }()
 	first, _ := c.next().(*http2.GoAwayFrame)

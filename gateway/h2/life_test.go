@@ -129,7 +129,7 @@ func TestAHeadThatDoesNotEnd(t *testing.T) {
 	t.Parallel()
 	var r refusals
 	s := settings(ok, &r)
-	s.IdleTimeout = 200 * time.Millisecond
+	s.IdleTimeout = time.Second
 	addr, srv := start(t, s)
 	c := dial(t, addr)
 	_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: c.fields(get()...)})

@@ -378,7 +378,7 @@ func TestTimeLimits(t *testing.T) {
 		s := quick(func(ctx *fasthttp.RequestCtx, _ exchange.Front) {
 			ctx.SetBodyStream(&closer{zeros{}, closed}, -1)
 		})
-		s.WriteTimeout = 200 * time.Millisecond
+		s.WriteTimeout = time.Second
 		c, _ := serve(t, s)
 		resp, err := c.rt.RoundTrip(c.request("GET", "/", nil))
 		if err != nil {
@@ -396,17 +396,17 @@ func TestTimeLimits(t *testing.T) {
 	})
 	t.Run("not of a slow handler or a quiet stream", func(t *testing.T) {
 		s := quick(func(ctx *fasthttp.RequestCtx, _ exchange.Front) {
-			time.Sleep(500 * time.Millisecond)
+			time.Sleep(1500 * time.Millisecond)
 			pr, pw := io.Pipe()
 			go func() {
 				_, _ = io.WriteString(pw, "one")
-				time.Sleep(500 * time.Millisecond)
+				time.Sleep(1500 * time.Millisecond)
 				_, _ = io.WriteString(pw, "two")
 				pw.Close()
 			}()
 			ctx.SetBodyStream(pr, -1)
 		})
-		s.WriteTimeout = 200 * time.Millisecond
+		s.WriteTimeout = time.Second
 		c, _ := serve(t, s)
 		if _, body := c.get("/"); body != "onetwo" {
 			t.Errorf("got %q", body)

@@ -175,7 +175,7 @@ func (t *tunnel) SetWriteDeadline(d time.Time) error { return t.setDeadlines(d, 
 func (t *tunnel) setDeadlines(d time.Time, read, write bool) error {
 	var by int64
 	if !d.IsZero() {
-		by = max(1, d.UnixMilli()+1) // rounded up: nothing ends early
+		by = t.c.srv.clock.By(d)
 	}
 	t.c.mu.Lock()
 	defer t.c.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -114,6 +115,17 @@ func (b *bench) noted(list *[]string) string {
 	return strings.Join(*list, " ")
 }
 
+// only is how often a connection was refused for why; 0 if one was for another
+// reason. It may be once more than there were clients: one that waits for long
+// tries again.
+func (b *bench) only(why string) int {
+	all := strings.Fields(b.noted(&b.refused))
+	if slices.ContainsFunc(all, func(one string) bool { return one != why }) {
+		return 0
+	}
+	return len(all)
+}
+
 // counted waits until the malformed requests are those of want: a reset may
 // reach the client before the server has counted why.
 func (b *bench) counted(what, want string) {
@@ -190,21 +202,62 @@ type raw struct {
 
 func (b *bench) dial() *raw {
 	b.t.Helper()
+	r, err := b.connect()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return r
+}
+
+// connect is dial where the connection may end before it is used.
+func (b *bench) connect() (*raw, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	q, err := quic.DialAddr(ctx, b.server.Addr().String(), b.tls(), patient())
 	if err != nil {
-		b.t.Fatal(err)
+		return nil, err
 	}
 	b.t.Cleanup(func() { _ = q.CloseWithError(0x100, "") })
 	control, err := q.OpenUniStream()
 	if err != nil {
-		b.t.Fatal(err)
+		return nil, err
 	}
-	if _, err := control.Write([]byte{0, 4, 0}); err != nil { // control stream, SETTINGS, empty
-		b.t.Fatal(err)
+	_, err = control.Write([]byte{0, 4, 0}) // control stream, SETTINGS, empty
+	return &raw{b.t, q}, err
+}
+
+// dismissed waits until the server has told the connection to go (GOAWAY).
+func (r *raw) dismissed() {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for {
+		s, err := r.AcceptUniStream(ctx)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		_ = s.SetReadDeadline(time.Now().Add(time.Minute))
+		in := quicvarint.NewReader(s)
+		if kind, err := quicvarint.Read(in); err != nil || kind != 0 {
+			continue // not the control stream
+		}
+		for {
+			kind, err := quicvarint.Read(in)
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			n, err := quicvarint.Read(in)
+			if err == nil {
+				_, err = io.CopyN(io.Discard, in, int64(n))
+			}
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			if kind == 7 {
+				return
+			}
+		}
 	}
-	return &raw{b.t, q}
 }
 
 // frame is an HTTP/3 frame.

@@ -73,7 +73,10 @@ func TestStreamLimit(t *testing.T) {
 func TestIdleConnectionIsClosed(t *testing.T) {
 	stretched(t, 100*time.Millisecond, func(idle time.Duration) error {
 		b := start(t, tell, func(b *bench, _ *tlsterm.Settings) { b.settings.IdleTimeout = idle })
-		c := b.dial()
+		c, err := b.connect()
+		if err != nil {
+			return err
+		}
 		s, err := c.ask(true, headers(plain...))
 		if err == nil {
 			_, err = io.ReadAll(s)
@@ -91,7 +94,10 @@ func TestIdleConnectionIsClosed(t *testing.T) {
 func TestHeadsThatStopKeepNoConnection(t *testing.T) {
 	stretched(t, 300*time.Millisecond, func(idle time.Duration) error {
 		b := start(t, tell, func(b *bench, _ *tlsterm.Settings) { b.settings.IdleTimeout = idle })
-		c := b.dial()
+		c, err := b.connect()
+		if err != nil {
+			return err
+		}
 		for range 20 {
 			if _, err := c.ask(false, []byte{1, 60, 0}); err != nil { // a head of 60 bytes, of which one comes
 				return err
@@ -210,7 +216,7 @@ func TestServeWhileDraining(t *testing.T) {
 		_, err = io.ReadAll(s)
 		return err != nil
 	}
-	time.Sleep(50 * time.Millisecond)
+	old.dismissed()
 	if !refused() {
 		t.Error("a request on a connection that was told to go")
 	}

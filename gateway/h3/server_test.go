@@ -226,16 +226,13 @@ func TestCertificatesAndClients(t *testing.T) {
 			t.Errorf("%q was let in", name)
 		}
 	}
-	eventually(t, "both refusals are counted", func() bool {
-		all := strings.Fields(b.noted(&b.refused)) // a client may try twice
-		return len(all) >= 2 && strings.Count(strings.Join(all, " "), "tls_client_certificate") == len(all)
-	})
+	eventually(t, "both refusals are counted", func() bool { return b.only("tls_client_certificate") >= 2 })
 	wrong := b.tls()
 	wrong.NextProtos = []string{"h2"}
 	if _, err := quic.DialAddr(context.Background(), b.server.Addr().String(), wrong, nil); err == nil {
 		t.Error("another protocol is spoken")
 	}
-	eventually(t, "the wrong protocol is counted", func() bool { return strings.HasSuffix(b.noted(&b.refused), " tls_no_protocol") })
+	eventually(t, "the wrong protocol is counted", func() bool { return strings.Contains(b.noted(&b.refused), " tls_no_protocol") })
 }
 
 // The listener's limit of handshakes is one for TCP and UDP; half of it is left
@@ -252,7 +249,7 @@ func TestHandshakesPerClient(t *testing.T) {
 	if _, err := quic.DialAddr(ctx, b.server.Addr().String(), b.tls(), patient()); err == nil {
 		t.Error("a fourth handshake was made")
 	}
-	eventually(t, "it is counted", func() bool { return b.noted(&b.refused) == "tls_handshakes_limited" })
+	eventually(t, "it is counted", func() bool { return b.only("tls_handshakes_limited") >= 1 })
 }
 
 // deaf is a socket that hears nothing.

@@ -11,11 +11,15 @@ import (
 // whoever sets it one store.
 const Tick = 100 * time.Millisecond
 
-// Clock is a coarse clock. All but Stop is safe for concurrent use.
+// Clock is a coarse clock for time limits, and tells the date. It counts ticks,
+// and so stands still while the process does: a peer is not blamed for a pause
+// that was ours, or for a step of the system's clock. All but Stop is safe for
+// concurrent use.
 type Clock struct {
 	sweep   func(now int64)
-	now     atomic.Int64              // unix milliseconds
-	date    atomic.Pointer[[1]string] // as now
+	now     atomic.Int64 // milliseconds
+	second  int64        // of date; the ticking goroutine's
+	date    atomic.Pointer[[1]string]
 	start   sync.Once
 	stop    chan struct{}
 	stopped sync.Once
@@ -26,14 +30,15 @@ type Clock struct {
 // to look for limits that are over.
 func NewClock(sweep func(now int64)) *Clock {
 	c := &Clock{sweep: sweep, stop: make(chan struct{})}
-	c.set(time.Now())
+	c.now.Store(1) // 0 is no time
+	c.tell(time.Now())
 	return c
 }
 
 // Start makes it move. Starting it again is allowed.
 func (c *Clock) Start() {
 	c.start.Do(func() {
-		c.set(time.Now())
+		c.tell(time.Now())
 		c.ticking.Go(c.tick)
 	})
 }
@@ -51,22 +56,24 @@ func (c *Clock) tick() {
 		select {
 		case <-c.stop:
 			return
-		case now := <-t.C:
-			c.set(now)
-			c.sweep(now.UnixMilli())
+		case <-t.C: // those that came while nobody looked are lost
+			c.tell(time.Now())
+			c.sweep(c.now.Add(Tick.Milliseconds()))
 		}
 	}
 }
 
-func (c *Clock) set(t time.Time) {
-	before := c.now.Swap(t.UnixMilli())
-	if before/1000 == t.Unix() && c.date.Load() != nil {
+// tell makes t the date.
+func (c *Clock) tell(t time.Time) {
+	if c.second == t.Unix() {
 		return
 	}
+	c.second = t.Unix()
 	c.date.Store(&[1]string{t.UTC().Format(http.TimeFormat)})
 }
 
-// Now is the time in unix milliseconds, late by up to a tick.
+// Now is the time in milliseconds, late by up to a tick. Only other times of the
+// same clock are comparable.
 func (c *Clock) Now() int64 { return c.now.Load() }
 
 // After is the time d from now; 0, which is no limit, for none. As the clock may
@@ -76,6 +83,14 @@ func (c *Clock) After(d time.Duration) int64 {
 		return 0
 	}
 	return c.now.Load() + (d + Tick).Milliseconds()
+}
+
+// By is t by this clock, as After has it: what has passed is over at once.
+func (c *Clock) By(t time.Time) int64 {
+	if d := time.Until(t); d > 0 {
+		return c.After(d)
+	}
+	return c.now.Load()
 }
 
 // Date is the time as the value of the field Date.

@@ -129,17 +129,21 @@ func TestClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ticks []int64
 		c := live.NewClock(func(now int64) { ticks = append(ticks, now) })
+		first := c.Now()
 		time.Sleep(time.Hour) // it stands still
 		c.Start()
 		c.Start()
 		began := time.Now()
-		if c.Now() != began.UnixMilli() || c.Date() != began.UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") {
+		if c.Now() != first || c.Date() != began.UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") {
 			t.Fatalf("it starts at %d, %s", c.Now(), c.Date())
 		}
 		if c.After(0) != 0 || c.After(-1) != 0 {
 			t.Error("there is a limit where there is none")
 		}
 		by := c.After(time.Second)
+		if c.By(began.Add(time.Second)) != by || c.By(began) > c.Now() || c.By(time.Unix(1, 0)) <= 0 {
+			t.Error("a time by another clock is not the same by this one")
+		}
 		time.Sleep(time.Second + time.Millisecond)
 		if c.Now() >= by {
 			t.Error("the time is over early, by the clock that is late")
@@ -153,7 +157,7 @@ func TestClock(t *testing.T) {
 		}
 		c.Stop()
 		n := len(ticks)
-		if n != 11 || ticks[0] != began.Add(live.Tick).UnixMilli() {
+		if n != 11 || ticks[0] != first+live.Tick.Milliseconds() {
 			t.Errorf("%d ticks: %v", n, ticks)
 		}
 		time.Sleep(time.Hour)
@@ -161,6 +165,34 @@ func TestClock(t *testing.T) {
 		if len(ticks) != n {
 			t.Error("it ticks after Stop")
 		}
+	})
+}
+
+// TestClockStandsStillWithUs: what nobody could do while the process was held up
+// is not late.
+func TestClockStandsStillWithUs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		held := false
+		c := live.NewClock(func(int64) {
+			if !held {
+				held = true
+				time.Sleep(time.Minute)
+			}
+		})
+		c.Start()
+		by := c.After(time.Second)
+		time.Sleep(time.Minute + time.Second/2)
+		if c.Now() >= by {
+			t.Error("the pause counts")
+		}
+		if want := time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT"); c.Date() != want {
+			t.Errorf("Date: %s, want %s", c.Date(), want)
+		}
+		time.Sleep(time.Second)
+		if c.Now() < by {
+			t.Error("the time is not over")
+		}
+		c.Stop()
 	})
 }
 

@@ -81,7 +81,7 @@ func TestConnectionsOutliveTheirFirstListener(t *testing.T) {
 	if _, err := io.WriteString(nc, "x"); err != nil {
 		t.Fatal(err)
 	}
-	_ = waiting.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = waiting.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := io.ReadFull(waiting, make([]byte, 1)); err != nil {
 		t.Errorf("the connection that waited: %v", err)
 	}
