@@ -66,7 +66,7 @@ type Loop struct {
 	node  config.Node
 	drain time.Duration
 
-	reload   sync.Mutex     // serialises apply; guards source; taken before mu
+	reload   sync.Mutex     // serialises changes and what is told of them; guards source; taken before mu
 	source   *config.Source // of the running config
 	mu       sync.Mutex     // guards status
 	status   Status
@@ -159,6 +159,8 @@ func (l *Loop) Take(ctx context.Context, cfg *config.Config, src *config.Source,
 }
 
 func (l *Loop) change(ctx context.Context, why string, load func() (*config.Config, *config.Source, error)) error {
+	l.reload.Lock()
+	defer l.reload.Unlock()
 	started := time.Now()
 	err := l.tryChange(ctx, why, load)
 	l.mu.Lock()
@@ -180,8 +182,6 @@ func (l *Loop) change(ctx context.Context, why string, load func() (*config.Conf
 }
 
 func (l *Loop) tryChange(ctx context.Context, why string, load func() (*config.Config, *config.Source, error)) error {
-	l.reload.Lock()
-	defer l.reload.Unlock()
 	cfg, src, err := load()
 	if err != nil {
 		return err
