@@ -90,7 +90,7 @@ func startEngine(t *testing.T) *engine {
 		b, _ := os.ReadFile(log.Name())
 		return string(b[max(0, len(b)-3000):])
 	}
-	e.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: e.dial, DisableKeepAlives: true}}
+	e.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{DialContext: e.dial, DisableKeepAlives: true}}
 	for end := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		if _, err = e.try("docker", "info"); err == nil {
 			break

@@ -144,6 +144,14 @@ routes: { all: { match: { path: / }, backends: [{ upstream: app }] } }
 		if got, err := query(nc, "hello"); !strings.Contains(got, tc.want) || err != nil {
 			t.Errorf("%s: %q, %v", what, got, err)
 		}
+		// What came after its end, such as a goodbye of TLS, would be reset, which is
+		// another outcome of a connection.
+		if err := nc.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if _, err := io.Copy(io.Discard, nc); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
 		nc.Close()
 	}
 	n.web = at["mixed"]
