@@ -318,6 +318,7 @@ func longCalls(t *testing.T, timeout time.Duration) error {
 	for i, path := range []string{"/client", "/both"} {
 		c, r := dial(t, g.addr, "POST %s HTTP/1.1\r\nHost: a.test\r\nContent-Type: application/grpc\r\nTE: trailers\r\n"+
 			"Connection: close, TE\r\nTransfer-Encoding: chunked\r\n\r\n", path)
+		c.SetDeadline(time.Now().Add(30*time.Second + 10*timeout))
 		for range 4 {
 			fmt.Fprintf(c, "7\r\n%s\r\n", oneMessage)
 			time.Sleep(timeout)

@@ -192,21 +192,26 @@ func TestClientThatLeavesCancelsTheStream(t *testing.T) {
 }
 
 func TestHedgesOverHTTP2(t *testing.T) {
-	var begun, lost atomic.Int32
+	const requests = 4
+	var lost atomic.Int32
+	begun := make(chan struct{}, requests)
 	slow := handleHTTP2(t, func(_ http.ResponseWriter, r *http.Request) {
-		begun.Add(1)
+		begun <- struct{}{}
 		<-r.Context().Done()
 		lost.Add(1)
 	})
-	fast := handleHTTP2(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "fast") })
+	fast := handleHTTP2(t, func(w http.ResponseWriter, _ *http.Request) {
+		<-begun // whichever was asked first: the other one is, too
+		io.WriteString(w, "fast")
+	})
 	on, _ := proxy.ParseRetryOn(nil)
 	g := start(t, proxy.Settings{Backends: overHTTP2(t, slow, fast), Hedge: 20 * time.Millisecond, Retries: proxy.RetrySettings{Attempts: 1, On: on}})
-	for i := 0; i < 2 || i < 40 && begun.Load() == 0; i++ { // every second begins with the slow one, which a slow machine may not reach in time
+	for range requests {
 		if got := get(t, g.addr, "/"); !strings.HasSuffix(got, "fast") {
 			t.Errorf("got %q", got)
 		}
 	}
-	eventually(t, "the slower try is cancelled", func() bool { return lost.Load() > 0 && lost.Load() == begun.Load() })
+	eventually(t, "the slower try is cancelled", func() bool { return lost.Load() == requests })
 }
 
 func TestMirrorsOverHTTP2(t *testing.T) {

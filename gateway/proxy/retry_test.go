@@ -65,8 +65,8 @@ func TestRetries(t *testing.T) {
 		{name: "reset, POST is not repeated", method: "POST", body: "abc", bad: resetting, settings: proxy.RetrySettings{Attempts: 1}, status: 502, tries: 1},
 		{name: "reset, POST by order", method: "POST", body: "abc", bad: resetting, settings: proxy.RetrySettings{Attempts: 1, NonIdempotent: true}, status: 200, tries: 2},
 		{name: "reset, not asked for", method: "GET", bad: resetting, on: []string{"connect_failure"}, settings: proxy.RetrySettings{Attempts: 1}, status: 502, tries: 1},
-		{name: "timeout", method: "GET", bad: hanging, on: []string{"timeout"}, settings: proxy.RetrySettings{Attempts: 1}, perTry: 50 * time.Millisecond, status: 200, tries: 2},
-		{name: "timeout, not asked for", method: "GET", bad: hanging, settings: proxy.RetrySettings{Attempts: 1}, perTry: 50 * time.Millisecond, status: 504, tries: 1},
+		{name: "timeout", method: "GET", bad: hanging, on: []string{"timeout"}, settings: proxy.RetrySettings{Attempts: 1}, perTry: 200 * time.Millisecond, status: 200, tries: 2},
+		{name: "timeout, not asked for", method: "GET", bad: hanging, settings: proxy.RetrySettings{Attempts: 1}, perTry: 200 * time.Millisecond, status: 504, tries: 1},
 		{name: "status", method: "GET", bad: failing, on: []string{"503"}, settings: proxy.RetrySettings{Attempts: 1}, status: 200, tries: 2},
 		{name: "class of statuses", method: "GET", bad: failing, on: []string{"5xx"}, settings: proxy.RetrySettings{Attempts: 1}, status: 200, tries: 2},
 		{name: "status, not asked for", method: "GET", bad: failing, settings: proxy.RetrySettings{Attempts: 1}, status: 503, tries: 1},
@@ -265,7 +265,7 @@ func TestPerTryAndRequestTimeouts(t *testing.T) {
 		want     *reason.Reason
 		at       time.Duration
 	}{
-		{"per try", proxy.Timeouts{PerTry: 80 * time.Millisecond, Request: 10 * time.Second}, reason.UpstreamTimeout, 80 * time.Millisecond},
+		{"per try", proxy.Timeouts{PerTry: 80 * time.Millisecond, Request: time.Minute}, reason.UpstreamTimeout, 80 * time.Millisecond},
 		{"request", proxy.Timeouts{Request: 80 * time.Millisecond}, reason.RequestTimeout, 80 * time.Millisecond},
 		{"idle", proxy.Timeouts{Idle: 80 * time.Millisecond}, reason.UpstreamTimeout, 80 * time.Millisecond},
 		{"long request", proxy.Timeouts{Request: 1100 * time.Millisecond}, reason.RequestTimeout, 1100 * time.Millisecond},
@@ -309,14 +309,15 @@ func TestUpstreamWithoutEndpointsAndOverLimits(t *testing.T) {
 	refused(h, 1, reason.RequestTimeout)
 	waits, _ := dial(t, g.addr, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
 	eventually(t, "one waits for the connection", func() bool { return b.Pending() == 1 })
-	get(t, h.addr, "/")
-	refused(h, 2, reason.UpstreamOverflow)
+	third := start(t, patient)
+	get(t, third.addr, "/")
+	refused(third, 1, reason.UpstreamOverflow)
 	waits.Close()
 	refused(g, 1, reason.ClientGone)
 	holds.Close()
 	refused(g, 2, reason.ClientGone)
 	get(t, h.addr, "/")
-	refused(h, 3, reason.RequestTimeout)
+	refused(h, 2, reason.RequestTimeout)
 	if n := b.Connections(); n != 0 {
 		t.Errorf("%d connections left", n)
 	}

@@ -17,20 +17,20 @@ import (
 )
 
 func TestEventsArriveAtOnce(t *testing.T) {
-	next := make(chan struct{})
-	up := handle(t, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		for i := range 3 {
-			fmt.Fprintf(w, "data: %d\n\n", i)
-			w.(http.Flusher).Flush()
-			select {
-			case <-next:
-			case <-r.Context().Done():
-				return
-			}
-		}
-	})
 	stretched(t, 50*time.Millisecond, func(t *testing.T, timeout time.Duration) error {
+		next := make(chan struct{}, 3) // a stream that was cut takes none
+		up := handle(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			for i := range 3 {
+				fmt.Fprintf(w, "data: %d\n\n", i)
+				w.(http.Flusher).Flush()
+				select {
+				case <-next:
+				case <-r.Context().Done():
+					return
+				}
+			}
+		})
 		g := start(t, proxy.Settings{Timeouts: proxy.Timeouts{Request: timeout, Idle: time.Minute}}, up)
 		resp, err := client(t).Get("http://" + g.addr + "/")
 		if err != nil {

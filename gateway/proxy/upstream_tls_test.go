@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bufio"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -109,25 +110,29 @@ func TestUpstreamTLSFailures(t *testing.T) {
 		{"hangs", bare(t, func(c net.Conn) { io.Copy(io.Discard, c) }), "the endpoint did not complete the TLS handshake in time", 300 * time.Millisecond},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			up := secured(t, upstream.Settings{Outlier: upstream.OutlierSettings{Enabled: true, ConsecutiveErrors: 2}}, tc.patience, nil, tc.address)
-			g := start(t, proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}})
-			for i := range 2 {
-				if got := get(t, g.addr, "/"); !strings.HasPrefix(got, "HTTP/1.1 502 ") {
-					t.Errorf("%.80q", got)
+			// The patience is for connecting, too, which may take a slow machine all of it.
+			stretched(t, tc.patience, func(t *testing.T, patience time.Duration) error {
+				up := secured(t, upstream.Settings{Outlier: upstream.OutlierSettings{Enabled: true, ConsecutiveErrors: 2}}, patience, nil, tc.address)
+				g := start(t, proxy.Settings{Backends: []proxy.Backend{{Upstream: up, Weight: 1}}})
+				for i := range 2 {
+					if got := get(t, g.addr, "/"); !strings.HasPrefix(got, "HTTP/1.1 502 ") {
+						return fmt.Errorf("%.80q", got)
+					}
+					f := g.await(t, i+1)
+					if f.refusal == nil || f.refusal.Reason != reason.UpstreamTLS || f.refusal.Detail != "endpoint "+tc.address+": "+tc.want {
+						return fmt.Errorf("taken down: %w", f.refusal)
+					}
 				}
-				f := g.await(t, i+1)
-				if f.refusal == nil || f.refusal.Reason != reason.UpstreamTLS || f.refusal.Detail != "endpoint "+tc.address+": "+tc.want {
-					t.Errorf("%+v", f.refusal)
+				for _, try := range g.tried() {
+					if try.Failure != upstream.FailedTLS {
+						return fmt.Errorf("a try failed by %v", try.Failure)
+					}
 				}
-			}
-			for _, try := range g.tried() {
-				if try.Failure != upstream.FailedTLS {
-					t.Errorf("a try failed by %v", try.Failure)
+				if s := up.Status(); s.Endpoints[0].Usable {
+					return fmt.Errorf("two failures do not eject: %+v", s.Endpoints[0])
 				}
-			}
-			if s := up.Status(); s.Endpoints[0].Usable {
-				t.Errorf("two failures do not eject: %+v", s.Endpoints[0])
-			}
+				return nil
+			})
 		})
 	}
 }

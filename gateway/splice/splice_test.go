@@ -395,9 +395,8 @@ func drain(r io.Reader) [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
-// TestMuchBothWays: volume bytes each way at once arrive whole, in constant
-// memory, and no descriptor stays behind.
-func TestMuchBothWays(t *testing.T) {
+// TestMuchBothWaysInConstantMemory: volume bytes each way at once arrive whole.
+func TestMuchBothWaysInConstantMemory(t *testing.T) {
 	each(t, func(t *testing.T, kind string) {
 		size := volume / 8
 		if kind == "sockets" {
@@ -424,7 +423,8 @@ func TestMuchBothWays(t *testing.T) {
 		if o.Up != size || o.Down != size {
 			t.Errorf("%+v", o)
 		}
-		if grown := after.TotalAlloc - before.TotalAlloc; grown > 16<<20 {
+		// Under the race detector pools drop buffers at random.
+		if grown := after.TotalAlloc - before.TotalAlloc; grown > 16<<20 && !raceEnabled {
 			t.Errorf("%d bytes allocated for %d passed on", grown, 2*size)
 		}
 	})
@@ -453,9 +453,13 @@ func TestIdleConnectionsHoldNothing(t *testing.T) {
 		}
 		all = append(all, j)
 	}
-	// Four sockets each; pipes were used in turn.
-	if n := descriptors(t) - before - 4*len(all); n > 20 {
-		t.Errorf("%d descriptors more than the sockets of 50 idle connections", n)
+	// Four sockets each; pipes were used in turn. Those that the pool has dropped,
+	// as it does at random under the race detector, the collector closes.
+	more := func() int { return descriptors(t) - before - 4*len(all) }
+	for end := time.Now().Add(30 * time.Second); more() > 20; time.Sleep(time.Millisecond) {
+		if runtime.GC(); time.Now().After(end) {
+			t.Fatalf("%d descriptors more than the sockets of 50 idle connections", more())
+		}
 	}
 	for _, j := range all {
 		j.client.Close()

@@ -220,18 +220,22 @@ func TestCloseDoesNotWait(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)
 	deaf := serveTLS(t, b.server(tlstest.Request{}), func(*tls.Conn) { <-release })
-	if nc, err = b.dialer(nil).Dial(t.Context(), "tcp", deaf); err != nil {
-		t.Fatal(err)
+	best := time.Hour
+	for range 5 {
+		if nc, err = b.dialer(nil).Dial(t.Context(), "tcp", deaf); err != nil {
+			t.Fatal(err)
+		}
+		nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		for err == nil {
+			_, err = nc.Write(make([]byte, 1<<20))
+		}
+		began := time.Now()
+		nc.Close()
+		if best = min(best, time.Since(began)); best < time.Second { // a tls.Conn waits for 5 s
+			return
+		}
 	}
-	nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-	for err == nil {
-		_, err = nc.Write(make([]byte, 1<<20))
-	}
-	began := time.Now()
-	nc.Close()
-	if took := time.Since(began); took > 4*time.Second {
-		t.Errorf("closing took %v", took)
-	}
+	t.Errorf("closing took %v at best", best)
 }
 
 // A tunnel that is cut is reset, so that it does not look complete.

@@ -61,7 +61,7 @@ func testFairness(t *testing.T, s http1.Settings) {
 		wg.Go(func() {
 			for range 5 {
 				call := newCall()
-				call.Deadline = time.Now().Add(20 * time.Second)
+				call.Deadline = time.Now().Add(time.Minute)
 				_, _, err := do(p, call)
 				var f *transport.Failure
 				if errors.As(err, &f) && f.Stale {

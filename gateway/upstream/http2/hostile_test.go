@@ -2,6 +2,7 @@ package http2_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -67,7 +68,7 @@ func TestHostileReplies(t *testing.T) {
 		"push": {func(e *endpoint, id uint32) {
 			e.WritePushPromise(frames.PushPromiseParam{StreamID: id, PromiseID: 2, EndHeaders: true})
 		}, reason.UpstreamProtocol},
-		"too much for the window": {func(e *endpoint, id uint32) { ok(e, id); flood(e, id) }, reason.UpstreamProtocol},
+		"too much for the window": {func(e *endpoint, id uint32) { ok(e, id); e.data(id, false, strings.Repeat("x", 16<<10)) }, reason.UpstreamProtocol},
 		"window overflow":         {func(e *endpoint, _ uint32) { e.WriteWindowUpdate(0, 1<<31-1) }, reason.UpstreamProtocol},
 		"garbage":                 {func(e *endpoint, _ uint32) { io.WriteString(e.nc, strings.Repeat("garbage", 100)) }, reason.UpstreamReset},
 		"a frame too large": {func(e *endpoint, id uint32) {
@@ -105,7 +106,7 @@ func TestHostileReplies(t *testing.T) {
 				e.AllowIllegalWrites = true
 				c.reply(e, v.stream)
 			}))
-			p := newPool(t, http2.Settings{Limits: wire.Limits{Head: 4000, Fields: 30}, Window: 64 << 10}, addr)
+			p := newPool(t, http2.Settings{Limits: wire.Limits{Head: 4000, Fields: 30}, Window: 8 << 10}, addr)
 			front := newClient()
 			r := do(p, &transport.Call{Head: head("GET /"), Idle: time.Minute, Deadline: time.Now().Add(time.Minute), Front: front, Watch: front})
 			if c.want == nil {
@@ -121,12 +122,6 @@ func TestHostileReplies(t *testing.T) {
 				t.Errorf("got %s, want %s: %v", f.Reason.Name, c.want.Name, f.Cause)
 			}
 		})
-	}
-}
-
-func flood(e *endpoint, id uint32) {
-	for range 100 {
-		e.data(id, false, strings.Repeat("x", 16<<10))
 	}
 }
 
@@ -232,14 +227,17 @@ func TestWhoDoesNotSpeakHTTP2IsNotAsked(t *testing.T) {
 		"nobody":  {"", "no SETTINGS", 300 * time.Millisecond},
 	} {
 		addr := listen(t, c.say)
-		p := newPool(t, http2.Settings{DialTimeout: c.patience}, addr)
-		f := failure(t, do(p, newCall()).err)
-		if f.Reason != reason.UpstreamConnect || !f.Unsent || !strings.Contains(f.Error(), c.want) {
-			t.Errorf("%s: %s: %v", name, f.Reason.Name, f)
-		}
-		if _, connects, failures := p.Counts(); connects != 0 || failures != 1 {
-			t.Errorf("%s: %d connects, %d failures", name, connects, failures)
-		}
+		stretched(t, c.patience, func(patience time.Duration) error { // which is for connecting, too
+			p := newPool(t, http2.Settings{DialTimeout: patience}, addr)
+			f := failure(t, do(p, newCall()).err)
+			if f.Reason != reason.UpstreamConnect || !f.Unsent || !strings.Contains(f.Error(), c.want) {
+				return fmt.Errorf("%s: %s: %w", name, f.Reason.Name, f)
+			}
+			if _, connects, failures := p.Counts(); connects != 0 || failures != 1 {
+				return fmt.Errorf("%s: %d connects, %d failures", name, connects, failures)
+			}
+			return nil
+		})
 	}
 	p := newPool(t, http2.Settings{}, "127.0.0.1:1")
 	if f := failure(t, do(p, newCall()).err); f.Reason != reason.UpstreamConnect {

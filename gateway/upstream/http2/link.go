@@ -76,8 +76,8 @@ func newLink(p *Pool, nc net.Conn) *link {
 	l.heard.Store(time.Now().UnixNano())
 	l.w = frames.NewWriter(nc, userTimeout, l.drained)
 	l.in.start(l)
-	l.since = time.Now()
-	l.timer = time.AfterFunc(p.settings.IdleTimeout, func() { p.idled(l) })
+	l.timer = time.AfterFunc(never, func() { p.idled(l) })
+	l.timer.Stop()
 	return l
 }
 
@@ -176,10 +176,11 @@ func (l *link) silent(since int64) {
 	}
 	l.control(func(b []byte) []byte { return frames.AppendPing(b, false, [8]byte{}) })
 	time.AfterFunc(l.pool.settings.PingTimeout, func() {
-		l.suspect.Store(0)
 		if l.heard.Load() <= since {
-			l.close()
+			l.close() // suspected as long as it could be used
+			return
 		}
+		l.suspect.Store(0)
 	})
 }
 

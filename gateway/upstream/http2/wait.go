@@ -3,6 +3,7 @@ package http2
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
@@ -83,6 +84,8 @@ func (p *Pool) connecting() *dial {
 		p.dial, d.err = nil, err
 		if err == nil {
 			p.links = append(p.links, l)
+			l.since = time.Now() // not before: it may take the endpoint long to say SETTINGS
+			l.timer.Reset(p.settings.IdleTimeout)
 		}
 		p.mu.Unlock()
 		close(d.done)
