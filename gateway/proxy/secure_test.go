@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
 	secure "github.com/gatehouse-proxy/gatehouse/gateway/upstream/dial"
@@ -84,7 +86,11 @@ func TestOverTLS(t *testing.T) {
 	if overTLS {
 		return
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.skip="+notOverTLS, "-test.timeout=5m")
+	args := []string{"-test.skip=" + notOverTLS}
+	if by, ok := t.Deadline(); ok { // so that it tells what hangs
+		args = append(args, fmt.Sprint("-test.timeout=", time.Until(by)-20*time.Second))
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
 	cmd.Env = append(os.Environ(), overTLSKey+"=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "PASS") {
