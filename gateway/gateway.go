@@ -261,6 +261,9 @@ func (g *Gateway) Addresses() map[string]net.Addr {
 // not keep it past the next Swap.
 func (g *Gateway) Current() *snapshot.Snapshot { return g.current.Load() }
 
+// closeTime is how long Drain waits for the units of the last snapshot.
+const closeTime = 5 * time.Second
+
 // Drain stops accepting, lets requests and tunnels in flight finish until ctx
 // is done, and cuts what is left. The gateway cannot be used afterwards;
 // draining again does nothing.
@@ -286,7 +289,7 @@ func (g *Gateway) Drain(ctx context.Context) error {
 		s.Release()
 		select {
 		case <-s.Retired():
-		case <-time.After(time.Second): // a unit that hangs must not keep the node from stopping
+		case <-time.After(closeTime): // a unit that hangs must not keep the node from stopping
 			return errors.New("gateway: units of the last snapshot did not close in time")
 		}
 	}

@@ -13,12 +13,14 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket/sockettest"
 )
 
 // unit counts its life.
@@ -210,6 +212,7 @@ func TestARemovedListenerStopsAcceptingAndLetsRequestsFinish(t *testing.T) {
 		<-goOn
 		return c.SendString("finished")
 	})), at("", "/", chain("fast", plain("fast"))))
+	old.Address = sockettest.Reserve(t) // or somebody else may listen there next
 	n.swap(t, snap(old, listener(t, "web")))
 	url := n.url(t, "old")
 	idle, busy := dial(t, url), dial(t, url)
@@ -348,19 +351,21 @@ func TestDrainCutsWhatIsLeftAtItsEnd(t *testing.T) {
 }
 
 func TestDrainSaysWhenAUnitHangs(t *testing.T) {
-	hang := make(chan struct{})
-	defer close(hang)
-	n := &node{log: &logbook{}, metrics: newMetrics()}
-	n.Gateway = gateway.New(gateway.Settings{Metrics: n.metrics})
-	s := snap()
-	s.Units.Add("hanging", "1", hanging{hang})
-	n.swap(t, s)
-	if err := n.Drain(context.Background()); err == nil {
-		t.Error("nobody was told")
-	}
-	if err := n.Drain(context.Background()); err != nil {
-		t.Errorf("a second time: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		defer close(hang)
+		n := &node{log: &logbook{}, metrics: newMetrics()}
+		n.Gateway = gateway.New(gateway.Settings{Metrics: n.metrics})
+		s := snap()
+		s.Units.Add("hanging", "1", hanging{hang})
+		n.swap(t, s)
+		if err := n.Drain(context.Background()); err == nil {
+			t.Error("nobody was told")
+		}
+		if err := n.Drain(context.Background()); err != nil {
+			t.Errorf("a second time: %v", err)
+		}
+	})
 }
 
 type hanging struct{ until chan struct{} }

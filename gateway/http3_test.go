@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket/sockettest"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
 )
@@ -94,28 +94,6 @@ func mustFetch(t testing.TB, c *http.Client, url string) (*http.Response, string
 	return r, body
 }
 
-// free is an address with a port that neither TCP nor UDP uses now. It is none
-// of those that systems give to whoever asks for any.
-func free(t testing.TB) string {
-	t.Helper()
-	for range 1000 {
-		address := fmt.Sprint("127.0.0.1:", 10_000+rand.IntN(20_000))
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			continue
-		}
-		p, err := net.ListenPacket("udp", address)
-		_ = l.Close()
-		if err != nil {
-			continue
-		}
-		_ = p.Close()
-		return address
-	}
-	t.Fatal("every port is in use")
-	return ""
-}
-
 func TestHTTP3IsServedAndAnnounced(t *testing.T) {
 	n, s := newNode(t), newSecured(t)
 	l := s.on(listener(t, "web", at("", "/", chain("told", func(c *fiber.Ctx) error {
@@ -155,7 +133,7 @@ func TestHTTP3IsServedAndAnnounced(t *testing.T) {
 func TestHTTP3ComesAndGoes(t *testing.T) {
 	n, s := newNode(t), newSecured(t)
 	inside, leave := make(chan struct{}, 9), make(chan struct{})
-	address := free(t)
+	address := sockettest.Reserve(t)
 	web := func() *snapshot.Listener {
 		return listener(t, "web", at("", "/", answer("a")), at("", "/slow", chain("slow", func(c *fiber.Ctx) error {
 			inside <- struct{}{}
@@ -207,13 +185,13 @@ func TestHTTP3ComesAndGoes(t *testing.T) {
 
 func TestBusyUDPPortChangesNothing(t *testing.T) {
 	n, s := newNode(t), newSecured(t)
-	address := free(t)
+	address := sockettest.Reserve(t)
 	busy, err := net.ListenPacket("udp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer busy.Close()
-	other := free(t)
+	other := sockettest.Reserve(t)
 	n.swap(t, snap(s.off(listener(t, "web", at("", "/", answer("before"))), address)))
 	err = n.Swap(context.Background(), snap(
 		s.on(listener(t, "web", at("", "/", answer("after"))), address),

@@ -59,7 +59,8 @@ func tlsServer(t testing.TB, ca *tlstest.Authority, name string) (addr string) {
 	return tcpServer(t, func(nc net.Conn) {
 		s := tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{c}})
 		io.WriteString(s, "I am "+name)
-		s.Close()
+		s.CloseWrite()
+		io.Copy(io.Discard, s) // or what is not read resets what was said
 	})
 }
 

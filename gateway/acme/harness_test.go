@@ -156,14 +156,13 @@ func (b *bench) source(edit func(*acme.Settings)) *acme.Source {
 	return c
 }
 
-// wait waits until ok, for up to twenty seconds.
+// wait waits until ok, for up to two minutes.
 func (b *bench) wait(what string, ok func() bool) {
 	b.t.Helper()
-	for range 2000 {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if ok() {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	b.t.Fatalf("%s: never; the log:\n%s", what, b.log.String())
 }

@@ -94,10 +94,10 @@ routes:
     timeouts: { request: %s }
     backends: [{ upstream: app }]
 `
-	w.apply(fmt.Sprintf(text, a.address, "", "5s"))
+	w.apply(fmt.Sprintf(text, a.address, "", "1m"))
 	w.want("/x", 200, "a /x")
 	before := w.units()
-	w.apply(fmt.Sprintf(text, a.address, "", "6s"))
+	w.apply(fmt.Sprintf(text, a.address, "", "2m"))
 	w.want("/x", 200, "a /x")
 	if same, fresh := kept(before, w.units()); !slices.Equal(same, []string{"upstream/app"}) || !slices.Equal(fresh, []string{"proxy/app"}) {
 		t.Errorf("another timeout: kept %v, new %v", same, fresh)
@@ -105,12 +105,12 @@ routes:
 	if n := a.connections(); n != 1 {
 		t.Errorf("another timeout: %d connections, want the one from before", n)
 	}
-	w.apply(fmt.Sprintf(text, a.address, `, { address: "`+b.address+`", priority: 1 }`, "6s"))
+	w.apply(fmt.Sprintf(text, a.address, `, { address: "`+b.address+`", priority: 1 }`, "2m"))
 	w.want("/x", 200, "a /x")
 	if n := a.connections(); n != 1 {
 		t.Errorf("another endpoint: %d connections, want the one from before", n)
 	}
-	bad := strings.Replace(fmt.Sprintf(text, a.address, "", "7s"), "    match:", "    plugins: [{ probe: { name: x, fail: start } }]\n    match:", 1)
+	bad := strings.Replace(fmt.Sprintf(text, a.address, "", "3m"), "    match:", "    plugins: [{ probe: { name: x, fail: start } }]\n    match:", 1)
 	if _, err := w.build(bad, compile.AllOrNothing); err == nil {
 		t.Fatal("it can be built")
 	}

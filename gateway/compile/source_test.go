@@ -48,7 +48,7 @@ func (w *world) copies() []string {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain: %s", what)
 		}
@@ -64,6 +64,7 @@ func TestSourcesAcrossReloadsAndRestarts(t *testing.T) {
 	file := filepath.Join(dir, "users.yaml")
 	tlstest.Write(t, file, []byte("- "+s.address))
 	w.apply(fmt.Sprintf(users, "file: users.yaml"))
+	eventually(t, "a list", func() bool { return len(status(w).Endpoints) == 1 }) // a start does not wait for ever
 	w.want("/a", 200, "app /a")
 	r, err := w.build(fmt.Sprintf(users, "file: users.yaml"), compile.AllOrNothing)
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/gatehouse-proxy/gatehouse/config/strict"
+	"github.com/gatehouse-proxy/gatehouse/config/unit"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/grpc"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
@@ -35,6 +36,9 @@ func start(t testing.TB, yaml, dir string) *plugin {
 	c := new(Config)
 	if err := strict.Unmarshal([]byte(yaml), c); err != nil {
 		t.Fatal(err)
+	}
+	if !strings.Contains(yaml, "timeout:") {
+		c.Timeout = unit.Duration(time.Minute) // a machine that stands still for a while is no service that is away
 	}
 	i, err := Factory().New(c, plugins.Settings{
 		Route: plugins.Route{Name: "r"}, Dir: dir,
@@ -377,8 +381,8 @@ func TestConformance(t *testing.T) {
 	url := serve(t, func(http.ResponseWriter, *http.Request) {})
 	plugintest.Run(t, Factory(), plugintest.Options{
 		Good: []string{
-			"{url: '" + url + "', request_headers: [Cookie], upstream_headers: [X-User], cache: {ttl: 1h}}",
-			"{url: '" + url + "'}",
+			"{url: '" + url + "', request_headers: [Cookie], upstream_headers: [X-User], cache: {ttl: 1h}, timeout: 1m}",
+			"{url: '" + url + "', timeout: 1m}",
 			"{url: 'http://127.0.0.1:1/', fail_open: true}",
 		},
 		Bad:    []plugintest.Bad{{YAML: "{url: x}", Want: "url: must be"}},

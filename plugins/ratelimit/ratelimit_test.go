@@ -148,11 +148,13 @@ func TestKeys(t *testing.T) {
 }
 
 func TestNoHeadersWhenSwitchedOff(t *testing.T) {
-	h := handler(t, "{limit: 1, per: 1h, headers: false}")
-	ask{}.do(t, h)
-	if got := headers(ask{}.do(t, h)); got != "429 policy= left= retry=3600" {
-		t.Fatal(got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		h := handler(t, "{limit: 1, per: 1h, headers: false}")
+		ask{}.do(t, h)
+		if got := headers(ask{}.do(t, h)); got != "429 policy= left= retry=3600" {
+			t.Fatal(got)
+		}
+	})
 }
 
 // fleet makes limiters that answer as a test wants.

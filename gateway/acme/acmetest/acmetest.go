@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -84,6 +85,7 @@ func New(t testing.TB, s Settings) *Authority {
 	}
 	a.ca = ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {ValidityPeriod: s.Seconds}})
 	validator := va.New(quiet, a.web.port(), a.tls.port(), false, resolver(t), store)
+	patient(validator)
 	front := wfe.New(quiet, store, validator, a.ca, []string{"ca.test"}, false, len(s.Binding) > 0, 1, 1)
 	handler := front.Handler()
 	a.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -101,6 +103,14 @@ func New(t testing.TB, s Settings) *Authority {
 	a.Directory = a.server.URL + wfe.DirectoryPath
 	a.PEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.server.Certificate().Raw})
 	return a
+}
+
+// patient has validations wait for the resolver for as long as for a node, not
+// for two seconds: a machine that stands still for a moment has not failed.
+// Pebble has no other way to be told this either.
+func patient(v *va.VAImpl) {
+	client := (*dns.Client)(reflect.ValueOf(v).Elem().FieldByName("dnsClient").UnsafePointer())
+	client.Timeout = time.Minute
 }
 
 // what is the first part of a path: "order-plz", "sign-me-up".
@@ -235,7 +245,7 @@ func resolver(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	s := &dns.Server{Listener: l, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+	s := &dns.Server{Listener: l, ReadTimeout: time.Minute, WriteTimeout: time.Minute, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		r := new(dns.Msg)
 		r.SetReply(q)
 		for _, x := range q.Question {
