@@ -238,7 +238,7 @@ func TestMirror(t *testing.T) {
 // A mirror that has no room costs no request.
 func TestMirrorIsFull(t *testing.T) {
 	shadow := newUpstream(t, upstream.Settings{Breaker: upstream.BreakerSettings{MaxConnections: 1, MaxPending: 1, MaxRequests: 1}}, hanging(t))
-	g := start(t, proxy.Settings{Mirror: &proxy.MirrorSettings{Upstream: shadow, Percent: 100}}, answering(t, ok))
+	g := start(t, proxy.Settings{Mirror: &proxy.MirrorSettings{Upstream: shadow, Percent: 100, Timeout: time.Hour}}, answering(t, ok))
 	for range 3 {
 		if got := get(t, g.addr, "/"); !strings.HasSuffix(got, "ok") {
 			t.Fatalf("got %q", got)

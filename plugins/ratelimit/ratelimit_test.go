@@ -233,7 +233,7 @@ func TestGlobalLimitsAreTheFleets(t *testing.T) {
 // Requests whose keys share a bucket for want of room are counted.
 func TestKeysWithoutABucketAreCounted(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	p, err := Factory(nil).New(config(t, "{limit: 1000, per: 1h, max_keys: 64, key: header.X-Key, name: plan}"), plugins.Settings{Route: plugins.Route{Name: "r"}, Metrics: registry})
+	p, err := Factory(nil).New(config(t, "{limit: 1, per: 1h, max_keys: 64, key: header.X-Key, name: plan}"), plugins.Settings{Route: plugins.Route{Name: "r"}, Metrics: registry})
 	if err != nil {
 		t.Fatal(err)
 	}
