@@ -99,6 +99,10 @@ func startTLS(t *testing.T, srv *h1.Server, cert tls.Certificate) string {
 			if err != nil {
 				return
 			}
+			if nc.(*tls.Conn).Handshake() != nil { // before, as the gateway does it
+				nc.Close()
+				continue
+			}
 			srv.ServeConn(nc)
 		}
 	}()

@@ -49,10 +49,9 @@ func (p *peeked) empty() bool {
 	defer t.Stop()
 	select {
 	case <-p.done:
-		return len(p.rest) == 0 && p.err == io.EOF
 	case <-t.C:
-		return false
 	}
+	return p.read() && len(p.rest) == 0 && p.err == io.EOF // who was late may have been us
 }
 
 // read reports that reading ahead is over.
