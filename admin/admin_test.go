@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/gatehouse-proxy/gatehouse/admin"
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket/sockettest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -236,7 +237,7 @@ func TestAnAddressThatIsTaken(t *testing.T) {
 }
 
 func TestCloseEndsEverything(t *testing.T) {
-	n := start(t)
+	n := start(t, func(s *admin.Settings) { s.Address = sockettest.Reserve(t) }) // which nobody else gets when it is closed
 	c, err := net.Dial("tcp", n.Addr().String())
 	if err != nil {
 		t.Fatal(err)

@@ -132,7 +132,7 @@ func TestPublishing(t *testing.T) {
 	body := func(text string) string { return `{"author":"ann","message":"why","files":` + files(text) + `}` }
 	want("GET", "/api/v1/revisions", "", "", 200, `"revisions": []`)
 	want("POST", "/api/v1/plan", "", plan(config1), 200, `"revision": 0`, `"kind": "listeners"`, `"what": "added"`, `+listeners`)
-	want("POST", "/api/v1/revisions?wait=20s", `"0"`, body(config1), 201, `"number": 1`, `"running": [`, `"n1"`)
+	want("POST", "/api/v1/revisions?wait=1m", `"0"`, body(config1), 201, `"number": 1`, `"running": [`, `"n1"`)
 	want("POST", "/api/v1/plan", "", plan(config1), 200, `"revision": 1`, `"changes": []`, `"diff": ""`)
 
 	want("POST", "/api/v1/revisions", "", body(config1), 428, "If-Match")

@@ -32,13 +32,16 @@ routes:
     respond: { status: 204 }
     plugins:
       - api_key: {}
-      - quota: { name: calls, plans: { gold: { day: 3000, month: 50000 }, free: { month: 9 } }, default_plan: free }
+      - quota: { name: calls, time_zone: NOON, plans: { gold: { day: 3000, month: 50000 }, free: { month: 9 } }, default_plan: free }
 `
+
+// noon is a time zone where the day does not end during a test.
+func noon() string { return fmt.Sprintf("Etc/GMT%+d", time.Now().UTC().Hour()-12) }
 
 // TestQuotasOfANode: they are listed as they are used, and used again when reset.
 func TestQuotasOfANode(t *testing.T) {
 	sum := func(key string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(key))) }
-	s, path, log := settings(t, strings.NewReplacer("ANN", sum("ann's"), "BOB", sum("bob's")).Replace(ofQuotas))
+	s, path, log := settings(t, strings.NewReplacer("NOON", noon(), "ANN", sum("ann's"), "BOB", sum("bob's")).Replace(ofQuotas))
 	n, err := newNode(context.Background(), s)
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +93,7 @@ func TestQuotasOfANode(t *testing.T) {
 	is := func(want []string, args ...string) (next string) {
 		t.Helper()
 		var got []string
-		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			if got, next = page(args...); slices.Equal(got, want) {
 				return next
 			}

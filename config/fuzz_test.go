@@ -32,7 +32,7 @@ func FuzzParse(f *testing.F) {
 		data = data[:min(len(data), 1<<16)] // time grows with size
 		start := time.Now()
 		c, s, err := config.Parse(data, "in.yaml", kinds(), o)
-		if d := time.Since(start); d > 5*time.Second {
+		if d := time.Since(start); d > time.Minute {
 			t.Fatalf("took %v for %d bytes", d, len(data))
 		}
 		if err != nil {

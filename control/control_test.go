@@ -77,7 +77,7 @@ func newNode(t *testing.T, watched bool, text string) *node {
 	t.Cleanup(func() {
 		n.Close()
 		n.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := n.gateway.Drain(ctx); err != nil {
 			t.Error(err)

@@ -104,7 +104,7 @@ func TestTheUsersOfTheDeployment(t *testing.T) {
 		})
 	}
 	for user, password := range map[string]string{"gatehouse-control": "change-me-control", "gatehouse-gateway": "change-me-gateway", "gatehouse-edge-1": "change-me", "default": ""} {
-		c := goredis.NewClient(&goredis.Options{Addr: server.Address, Username: user, Password: password})
+		c := goredis.NewClient(&goredis.Options{Addr: server.Address, Username: user, Password: password, DialTimeout: time.Minute, ReadTimeout: time.Minute})
 		for _, command := range [][]any{
 			{"SET", "other", "x"},
 			{"GET", "other"},

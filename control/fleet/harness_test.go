@@ -192,11 +192,11 @@ func (m *member) publish(text string) *store.Revision {
 	return r
 }
 
-// runs waits until a revision is live and nothing is wrong.
+// runs waits until a revision is live and nothing is wrong, the store included.
 func (m *member) runs(n uint64, texts string) {
 	m.t.Helper()
 	eventually(m.t, fmt.Sprintf("%s runs %d", m.name, n), func() error {
-		if s := m.Status(); s.Revision != n || s.Error != "" || s.FromDisk || m.history() != texts {
+		if s := m.Status(); s.Revision != n || s.Error != "" || s.FromDisk || !s.Store.Up || m.history() != texts {
 			return fmt.Errorf("%q, %+v", m.history(), s)
 		}
 		return nil
@@ -216,19 +216,21 @@ func (m *member) refuses(n uint64, why string) {
 		}
 		for _, x := range list {
 			if x.Node == m.name && x.Refused == n && strings.Contains(x.Error, why) {
+				if !strings.Contains(m.log.String(), why) {
+					return fmt.Errorf("%q is not in the log", why)
+				}
 				return nil
 			}
 		}
 		return fmt.Errorf("the others do not know: %+v", list)
 	})
-	if !strings.Contains(m.log.String(), why) {
-		m.t.Errorf("%s: %q is not in the log", m.name, why)
-	}
 }
 
+// eventually waits for up to two minutes: a Sentinel that finds that its machine
+// has stalled does nothing for the half of one.
 func eventually(t *testing.T, what string, ok func() error) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		err := ok()
 		if err == nil {
 			return

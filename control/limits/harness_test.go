@@ -107,6 +107,12 @@ func per(limit, burst int64, per time.Duration) []ratelimit.Window {
 	return []ratelimit.Window{{Limit: limit, Per: per, Burst: burst}}
 }
 
+// noon is a place where it is noon: no test of quotas sees the end of a day there.
+func noon() *time.Location {
+	day := time.Since(time.Now().UTC().Truncate(24 * time.Hour))
+	return time.FixedZone("noon", int((12*time.Hour-day)/time.Second))
+}
+
 func take(t testing.TB, l ratelimit.Limiter, key string, cost uint32) (d ratelimit.Decision) {
 	t.Helper()
 	if err := l.Take([]byte(key), cost, &d); err != nil {

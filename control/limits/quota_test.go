@@ -84,14 +84,14 @@ func TestDaysAndMonthsOfTheCalendar(t *testing.T) {
 }
 
 func TestAQuotaOutlivesTheProcess(t *testing.T) {
-	dir := t.TempDir()
+	dir, in := t.TempDir(), noon()
 	for i := range 3 {
 		s, err := local.Open(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
 		n := node(s, nil, ample)
-		q := quotaOf(t, n, ratelimit.QuotaSettings{Leased: true})
+		q := quotaOf(t, n, ratelimit.QuotaSettings{Location: in, Leased: true})
 		for range 10 {
 			use(q, 0, 100, 1)
 		}
@@ -102,7 +102,7 @@ func TestAQuotaOutlivesTheProcess(t *testing.T) {
 			t.Fatal(out, err)
 		}
 		m := New(Settings{Store: s, Deadline: ample})
-		u := use(quotaOf(t, m, ratelimit.QuotaSettings{}), 0, 100, 1)
+		u := use(quotaOf(t, m, ratelimit.QuotaSettings{Location: in}), 0, 100, 1)
 		if u.Remaining != int64(100-11*(i+1)) {
 			t.Errorf("after %d processes: %+v", i+1, u)
 		}
@@ -168,12 +168,12 @@ func TestAQuotaWithoutTheStore(t *testing.T) {
 }
 
 func TestAQuotaOfAFleet(t *testing.T) {
-	server := redistest.Start(t)
+	server, in := redistest.Start(t), noon()
 	for _, leased := range []bool{true, false} {
 		fleet := fleetOf(t, server, 3, ample)
 		list := make([]ratelimit.Quota, len(fleet))
 		for i, n := range fleet {
-			list[i] = quotaOf(t, n, ratelimit.QuotaSettings{Name: map[bool]string{true: "leased", false: "exact"}[leased], Leased: leased})
+			list[i] = quotaOf(t, n, ratelimit.QuotaSettings{Name: map[bool]string{true: "leased", false: "exact"}[leased], Location: in, Leased: leased})
 		}
 		var granted atomic.Int64
 		together(3, 400, func(i int) {
@@ -267,7 +267,7 @@ func TestAccountsOfConsumersThatAreGone(t *testing.T) {
 func TestForgettingWhileRequestsCome(t *testing.T) {
 	n := node(newFake(t), nil, ample)
 	defer n.Close()
-	q := quotaOf(t, n, ratelimit.QuotaSettings{}).(*quota)
+	q := quotaOf(t, n, ratelimit.QuotaSettings{Location: noon()}).(*quota)
 	var granted atomic.Int64
 	done := make(chan struct{})
 	var forgetting sync.WaitGroup

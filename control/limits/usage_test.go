@@ -18,7 +18,7 @@ func TestUsage(t *testing.T) {
 	for name, open := range map[string]func() store.Limits{
 		"a file": func() store.Limits { return newFake(t).Limits },
 		"Redis": func() store.Limits {
-			s := redis.New(redis.Settings{Addresses: []string{server.Address}})
+			s := redis.New(redis.Settings{Addresses: []string{server.Address}, Timeout: time.Minute})
 			t.Cleanup(func() { _ = s.Close() })
 			return s
 		},
@@ -28,8 +28,7 @@ func TestUsage(t *testing.T) {
 			a, b := node(s, nil, ample), node(s, nil, ample)
 			defer a.Close()
 			defer b.Close()
-			// Nothing here depends on which day it is, but it must be one.
-			in := time.FixedZone("noon", -int(time.Since(time.Now().UTC().Truncate(24*time.Hour)).Seconds())+12*3600)
+			in := noon()
 			q := quotaOf(t, a, ratelimit.QuotaSettings{Name: "q", Location: in, Leased: true})
 			for range 7 {
 				if u := use(q, 100, 0, 2); !u.Allowed {
@@ -44,11 +43,27 @@ func TestUsage(t *testing.T) {
 				}
 				return list
 			}
-			eventually(t, "what was used is what is told", func() bool { // a lease may be under way
-				u := used(a, "bob", "ann")
-				return u[1][0].Used == 14 && u[1][1].Used == 0 && u[0][0].Used == 0 && u[1][0].Reset.After(time.Now())
-			})
-			eventually(t, "another node tells no less", func() bool { return used(b, "ann")[0][0].Used >= 14 })
+			settled := func() {
+				t.Helper()
+				eventually(t, "no lease is under way", func() bool {
+					for _, x := range q.(*quota).all() {
+						x.mu.Lock()
+						asking := x.periods[0].asking
+						x.mu.Unlock()
+						if asking {
+							return false
+						}
+					}
+					return true
+				})
+			}
+			settled()
+			if u := used(a, "bob", "ann"); u[1][0].Used != 14 || u[1][1].Used != 0 || u[0][0].Used != 0 || !u[1][0].Reset.After(time.Now()) {
+				t.Errorf("%+v", u)
+			}
+			if u := used(b, "ann"); u[0][0].Used < 14 {
+				t.Errorf("another node tells less: %+v", u)
+			}
 			var many []string
 			for i := range 3 * part / 2 {
 				many = append(many, fmt.Sprint("c", i))
@@ -77,6 +92,7 @@ func TestUsage(t *testing.T) {
 					t.Fatal("more is granted than there is")
 				}
 			}
+			settled()
 			if err := a.Forgive(t.Context(), "q", in, "ann", [2]int64{1, 0}); err != nil {
 				t.Fatal(err)
 			}

@@ -104,7 +104,7 @@ func joinsLater(w *town) {
 
 // The node that orders loses its way to the store; another takes over.
 func holderDies(w *town) {
-	w.lease = 2 * time.Second
+	w.lease, w.spread = 2*time.Second, time.Second // the dead one takes up nothing
 	a, b := w.join(options{}), w.join(options{})
 	w.ca.Reach(b.web, b.secure)
 	release := make(chan struct{})
@@ -134,8 +134,9 @@ func holderDies(w *town) {
 	b.source.Live()
 	a.cable.cut.Store(true)
 	w.has(b)
-	close(release)
 	a.says("its order is given up")
+	close(release)
+	w.certificate(b)
 	orders := w.ca.Orders()
 	a.cable.cut.Store(false)
 	w.has(a, b)

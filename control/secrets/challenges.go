@@ -24,7 +24,7 @@ func (s *Shared) Announce(ctx context.Context, list map[string][]byte) (func(), 
 		return nil, err
 	}
 	withdraw := func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.s.Patience)
 		defer cancel()
 		for name := range list {
 			_ = s.ask(ctx, func(ctx context.Context) error { return s.s.Store.Delete(ctx, challengeFolder, name) }) // else it ends by itself

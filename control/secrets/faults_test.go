@@ -1,7 +1,6 @@
 package secrets_test
 
 import (
-	"cmp"
 	"errors"
 	"net/http"
 	"strings"
@@ -12,15 +11,17 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/control/store/redis/redistest"
 )
 
-// hold keeps the first order just before its end, until release is called.
-func (w *town) hold() (release func()) {
+// hold keeps the first order just before its end, where held is closed, until
+// release is called.
+func (w *town) hold() (held <-chan struct{}, release func()) {
 	w.t.Helper()
-	open, first := make(chan struct{}), sync.Once{}
+	there, open, first := make(chan struct{}), make(chan struct{}), sync.Once{}
 	release = sync.OnceFunc(func() { close(open) })
 	w.t.Cleanup(release)
 	w.ca.Filter(func(_ http.ResponseWriter, r *http.Request) bool {
 		if strings.HasPrefix(r.URL.Path, "/finalize-order") {
 			first.Do(func() {
+				close(there)
 				select {
 				case <-open:
 				case <-r.Context().Done():
@@ -29,16 +30,16 @@ func (w *town) hold() (release func()) {
 		}
 		return false
 	})
-	return release
+	return there, release
 }
 
 // ordering has two nodes want a certificate, of which the first is in the middle
-// of its order and the second waits for it.
+// of its order, with its challenges behind it, and the second waits for it.
 func (w *town) ordering() (a, b *node, release func()) {
 	w.t.Helper()
 	a, b = w.join(options{}), w.join(options{})
 	w.ca.Reach(b.web, b.secure)
-	release = w.hold()
+	held, release := w.hold()
 	a.source.Live()
 	eventually(w.t, "the first has the lock", func() error {
 		if len(w.entries(a, "order-locks")) == 0 {
@@ -59,7 +60,12 @@ func (w *town) ordering() (a, b *node, release func()) {
 				return errors.New("not yet")
 			}
 		}
-		return nil
+		select {
+		case <-held:
+			return nil
+		default:
+			return errors.New("nobody is about to end an order")
+		}
 	})
 	return a, b, release
 }
@@ -68,13 +74,12 @@ func (w *town) ordering() (a, b *node, release func()) {
 func (w *town) locked(n *node) {
 	w.t.Helper()
 	eventually(w.t, "the first has the lock again", func() error {
-		locks, err := n.cable.Store.List(w.t.Context(), "order-locks")
-		for _, lock := range locks {
-			if strings.Contains(string(lock.Data), `"n0"`) {
+		for _, lock := range w.entries(n, "order-locks") {
+			if strings.Contains(string(lock), `"n0"`) {
 				return nil
 			}
 		}
-		return cmp.Or(err, errors.New("not yet"))
+		return errors.New("not yet")
 	})
 }
 
@@ -99,7 +104,6 @@ func (w *town) back(n *node) {
 func TestRedisIsEmptiedInTheMiddle(t *testing.T) {
 	t.Parallel()
 	w := newTown(t, redistest.Start(t))
-	w.lease = 6 * time.Second
 	a, b, release := w.ordering()
 	w.redis.Do(t, "FLUSHALL")
 	w.locked(a)
@@ -120,7 +124,6 @@ func TestRedisIsEmptiedInTheMiddle(t *testing.T) {
 func TestRedisIsKilledInTheMiddle(t *testing.T) {
 	t.Parallel()
 	w := newTown(t, redistest.Start(t))
-	w.lease = 9 * time.Second
 	a, b, release := w.ordering()
 	w.redis.Kill(t)
 	b.says("the store is away")
@@ -146,7 +149,7 @@ func TestRedisIsKilledInTheMiddle(t *testing.T) {
 func TestRedisHangsInTheMiddle(t *testing.T) {
 	t.Parallel()
 	w := newTown(t, redistest.Start(t))
-	w.lease, w.hangs = 2*time.Second, 500*time.Millisecond
+	w.lease, w.hangs = 10*time.Second, 4*time.Second
 	a, b, release := w.ordering()
 	w.redis.Pause(t)
 	a.says("a lock could not be renewed in time; its order is given up")

@@ -122,8 +122,11 @@ type town struct {
 	ca     *acmetest.Authority
 	redis  *redistest.Server
 	prefix string
-	lease  time.Duration // longer than any delay of a busy machine, but where it is to end
-	hangs  time.Duration // what is silent for so long hangs; as long, but where it does
+	// These are longer than any delay of a busy machine, but where what they wait
+	// for is to fail.
+	lease  time.Duration
+	hangs  time.Duration // what is silent for so long hangs
+	spread time.Duration // so long nodes have to take up a challenge
 	nodes  []*node
 }
 
@@ -131,7 +134,7 @@ var towns atomic.Int64
 
 func newTown(t *testing.T, server *redistest.Server) *town {
 	t.Helper()
-	return &town{t: t, ca: acmetest.New(t, acmetest.Settings{}), redis: server, prefix: fmt.Sprint("t", towns.Add(1)), lease: 15 * time.Second, hangs: 30 * time.Second}
+	return &town{t: t, ca: acmetest.New(t, acmetest.Settings{}), redis: server, prefix: fmt.Sprint("t", towns.Add(1)), lease: 20 * time.Second, hangs: 30 * time.Second, spread: 30 * time.Second}
 }
 
 // node is one of several in this process.
@@ -176,7 +179,7 @@ func (w *town) join(o options) *node {
 	log := slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.cable = &cable{Store: redis.New(redis.Settings{Addresses: []string{w.redis.Address}, Prefix: w.prefix, Timeout: w.hangs})}
 	n.shared = secrets.New(secrets.Settings{
-		Store: n.cable, Key: key(t, o.secret), Node: name, Lease: w.lease, Spread: time.Second, Log: log,
+		Store: n.cable, Key: key(t, o.secret), Node: name, Lease: w.lease, Spread: w.spread, Patience: w.hangs, Log: log,
 		Live: func(context.Context) ([]string, error) {
 			var names []string
 			for i := range w.nodes {
@@ -319,17 +322,18 @@ func (w *town) orders(want int) {
 	}
 }
 
-// entries are what the store has in a folder.
+// entries are what the store has in a folder. The first question after the store
+// was killed may go to a connection that nobody has found broken yet.
 func (w *town) entries(n *node, folder string) map[string][]byte {
 	w.t.Helper()
-	list, err := n.cable.Store.List(w.t.Context(), folder)
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	out := map[string][]byte{}
-	for _, v := range list {
-		out[v.Name] = v.Data
-	}
+	eventually(w.t, folder+" can be listed", func() error {
+		list, err := n.cable.Store.List(w.t.Context(), folder)
+		for _, v := range list {
+			out[v.Name] = v.Data
+		}
+		return err
+	})
 	return out
 }
 

@@ -35,7 +35,7 @@ func (s *Shared) ask(ctx context.Context, f func(ctx context.Context) error) err
 
 // try is ask, also right after a failure.
 func (s *Shared) try(ctx context.Context, f func(ctx context.Context) error) error {
-	asking, cancel := context.WithTimeout(ctx, patience)
+	asking, cancel := context.WithTimeout(ctx, s.s.Patience)
 	defer cancel()
 	err := f(asking)
 	if err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) ||
@@ -86,15 +86,19 @@ func (s *Shared) emptied() {
 	s.s.Log.Error("the store has lost what the nodes share; they put back what they have")
 }
 
+// grace is how long whoever holds a lock has to say so again to a store that has
+// lost it.
+func (s *Shared) grace() time.Duration { return s.s.Lease / 3 }
+
 // steady is how long to wait until what the store says of locks can be relied
-// on: whoever holds one has had the time to say so again.
+// on.
 func (s *Shared) steady() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.health.broken.IsZero() {
 		return 0
 	}
-	return s.s.Lease/3 - time.Since(s.health.broken)
+	return s.grace() - time.Since(s.health.broken)
 }
 
 // wasAwayFor is how long the store has been away; 0: it is not.

@@ -56,7 +56,7 @@ func (s *Shared) Lock(ctx context.Context, name string) (context.Context, func()
 // acquire tries once. A lock of a store that was just emptied counts for
 // nothing: somebody else may hold it, and be about to say so again.
 func (s *Shared) acquire(ctx context.Context, name string, value []byte) (since time.Time, got bool, err error) {
-	if err := s.ask(ctx, s.verify); err != nil || s.steady() > 0 {
+	if ok, err := s.settled(ctx); !ok {
 		return since, false, err
 	}
 	since = time.Now()
@@ -66,14 +66,30 @@ func (s *Shared) acquire(ctx context.Context, name string, value []byte) (since 
 	if errors.Is(err, store.ErrConflict) {
 		return since, false, nil
 	}
+	ok := false
 	if err == nil {
-		err = s.ask(ctx, s.verify)
+		ok, err = s.settled(ctx)
 	}
-	if err != nil || s.steady() > 0 {
+	if !ok {
 		s.release(ctx, name, value)
-		return since, false, err
 	}
-	return since, true, nil
+	return since, ok, err
+}
+
+// settled is false if the store has just lost its locks, which another node may
+// have found first.
+func (s *Shared) settled(ctx context.Context) (bool, error) {
+	if err := s.ask(ctx, s.verify); err != nil || s.steady() > 0 {
+		return false, err
+	}
+	err := s.ask(ctx, func(ctx context.Context) error {
+		_, err := s.s.Store.Get(ctx, entryFolder, lostEntry)
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return true, nil
+	}
+	return false, err
 }
 
 // hold renews a lock until it is given back or lost.

@@ -24,8 +24,6 @@ const (
 	// slow is how often everything is looked at, although nothing seems to have
 	// changed: what somebody else's hand in the store costs.
 	slow = time.Minute
-	// patience is how long the store may take for one question and its answer.
-	patience = 3 * time.Second
 )
 
 // The folders of the store.
@@ -39,9 +37,10 @@ const (
 const (
 	keyEntry     = "key"     // the ID of the key that everything is sealed with
 	versionEntry = "version" // another text after every change
+	lostEntry    = "lost"    // for a while after the store has lost what it had: which node has found that
 )
 
-// Settings of what one node shares. Lease and Spread may be zero.
+// Settings of what one node shares. The times may be zero.
 type Settings struct {
 	Store store.Store
 	// Key seals; all nodes have the same.
@@ -54,6 +53,9 @@ type Settings struct {
 	Lease time.Duration
 	// Spread is how long the nodes have to take up a challenge at most; 0: 3 s.
 	Spread time.Duration
+	// Patience is how long the store may take for one question and its answer;
+	// 0: 3 s.
+	Patience time.Duration
 	Log    *slog.Logger
 }
 
@@ -99,6 +101,9 @@ func New(s Settings) *Shared {
 	}
 	if s.Spread <= 0 {
 		s.Spread = 3 * time.Second
+	}
+	if s.Patience <= 0 {
+		s.Patience = 3 * time.Second
 	}
 	return &Shared{
 		s: s, instance: rand.Text()[:12], kick: make(chan struct{}, 1), stop: func() {},

@@ -56,8 +56,14 @@ func (s *Shared) verify(ctx context.Context) error {
 		case !errors.Is(err, store.ErrNotFound):
 			return err
 		}
-		if !s.mayClaim() {
+		may, lost := s.mayClaim()
+		if !may {
 			return ErrOtherSecret
+		}
+		if lost { // which nobody can tell any more once the ID is back
+			if err := s.s.Store.Put(ctx, entryFolder, lostEntry, []byte(s.s.Node), s.grace()); err != nil {
+				return err
+			}
 		}
 		err = s.s.Store.Swap(ctx, entryFolder, keyEntry, old, []byte(s.s.Key.ID()), 0)
 		if err != nil && !errors.Is(err, store.ErrConflict) {
@@ -66,23 +72,23 @@ func (s *Shared) verify(ctx context.Context) error {
 	}
 }
 
-// mayClaim is asked when the store has no ID of a key.
-func (s *Shared) mayClaim() bool {
+// mayClaim is asked when the store has no ID of a key. lost says that it had.
+func (s *Shared) mayClaim() (may, lost bool) {
 	s.mu.Lock()
 	t := &s.trust
 	if t.same {
 		s.mu.Unlock()
 		s.emptied()
-		return true
+		return true, true
 	}
 	defer s.mu.Unlock()
 	if !t.other {
-		return true
+		return true, false
 	}
 	if t.missing.IsZero() {
 		t.missing = time.Now()
 	}
-	return time.Since(t.missing) >= reluctance
+	return time.Since(t.missing) >= reluctance, false
 }
 
 func (s *Shared) trusted(same bool) {

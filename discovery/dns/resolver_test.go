@@ -156,25 +156,27 @@ func TestServerResolverServices(t *testing.T) {
 // A server that never answers does not hold a lookup beyond its context: Retire
 // waits for it.
 func TestServerResolverIsCancelled(t *testing.T) {
-	once := func() error {
+	once := func() (asks int32, err error) {
 		ctx, cancel := context.WithCancel(context.Background())
 		var asked atomic.Int32
 		server := nameServer(t, func(dns.ResponseWriter, *dns.Msg) {
 			asked.Add(1)
 			cancel()
 		})
-		_, err := newResolver(server).addresses(ctx, "silent.test")
-		if err == nil || asked.Load() != 1 {
-			t.Errorf("asked %d times: %v", asked.Load(), err)
+		_, err = newResolver(server).addresses(ctx, "silent.test")
+		if err == nil {
+			t.Error("a server that never answers has answered")
 		}
-		return err
+		return asked.Load(), err
 	}
+	var asks int32
+	var err error
 	for range 5 { // on a busy machine its own timeout, of 2 s, may be over before it is told
-		if !errors.Is(once(), os.ErrDeadlineExceeded) {
+		if asks, err = once(); asks == 1 && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
 	}
-	t.Error("it waits for its own timeout")
+	t.Errorf("it waits for its own timeout: asked %d times, %v", asks, err)
 }
 
 func TestSystemResolver(t *testing.T) {

@@ -69,6 +69,11 @@ func (a *api) set(mode string) {
 func (a *api) event(kind, name, rest string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.add(kind, name, rest)
+	a.changed()
+}
+
+func (a *api) add(kind, name, rest string) {
 	a.version++
 	object := fmt.Sprintf(`{"kind":"EndpointSlice","metadata":{"name":%q,"resourceVersion":"%d"},%s}`, name, a.version, rest)
 	switch kind {
@@ -79,14 +84,17 @@ func (a *api) event(kind, name, rest string) {
 		a.items[name] = object
 	}
 	a.events = append(a.events, fmt.Sprintf(`{"type":%q,"object":%s}`, kind, object))
-	a.changed()
 }
 
-// forget makes watches from versions up to now impossible.
-func (a *api) forget() {
+// forget removes one slice and adds another, of which no watch is told: those
+// that are open end, and none can go on from a version up to now.
+func (a *api) forget(mode, gone, name, rest string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.lost = len(a.events)
+	delete(a.items, gone)
+	a.add("ADDED", name, rest)
+	a.lost, a.mode = len(a.events), mode
+	a.changed()
 }
 
 func (a *api) count(part string) int {
@@ -272,14 +280,7 @@ func TestForgottenVersionsAreListedAnew(t *testing.T) {
 			r := discoverytest.Start(t, source(t, at(a.serve())))
 			r.List("10.0.0.1:8080@z1")
 			r.Until("a watch", func() bool { return a.count("watch=1") >= 1 })
-			a.mu.Lock()
-			delete(a.items, "users-1") // nobody is told
-			a.mu.Unlock()
-			a.set(mode)
-			a.event("ADDED", "users-2", ready("10.0.0.2"))
-			a.forget()
-			a.set(mode + " again")
-			a.set(mode)
+			a.forget(mode, "users-1", "users-2", ready("10.0.0.2"))
 			r.List("10.0.0.2:8080@z1")
 			if err := r.Last().Err; err != nil {
 				t.Errorf("it is a failure: %v", err)

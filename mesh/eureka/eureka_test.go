@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -85,7 +86,11 @@ var asJSON = []string{"Content-Type", "application/json", "Accept", "application
 // times are what differs from run to run.
 var times = regexp.MustCompile(`(registrationTimestamp|lastRenewalTimestamp|serviceUpTimestamp|lastUpdatedTimestamp)(":"?|>)\d+`)
 
-func TestASpringClient(t *testing.T) {
+// In a bubble no answer takes long to make, after which it would stay as it is for
+// a while.
+func TestASpringClient(t *testing.T) { synctest.Test(t, aSpringClient) }
+
+func aSpringClient(t *testing.T) {
 	s := start(t, eureka.Settings{Open: true})
 	const one = "/apps/USERS/10.0.0.7:users:8080"
 	s.wants(200, `{"applications":{"versions__delta":"1","apps__hashcode":"","application":[]}}`, "GET", "/apps/", "", asJSON...)
@@ -133,7 +138,9 @@ func TestASpringClient(t *testing.T) {
 	s.wants(404, "", "PUT", one+"/metadata?a=b", "", asJSON...)
 }
 
-func TestAClientThatSpeaksXML(t *testing.T) {
+func TestAClientThatSpeaksXML(t *testing.T) { synctest.Test(t, aClientThatSpeaksXML) }
+
+func aClientThatSpeaksXML(t *testing.T) {
 	s := start(t, eureka.Settings{Open: true})
 	const in = `<?xml version="1.0" encoding="UTF-8"?><instance><hostName>pay.internal</hostName><app>PAY</app><ipAddr>10.0.0.9</ipAddr><vipAddress>pay,payments</vipAddress>` +
 		`<secureVipAddress>pay</secureVipAddress><status>STARTING</status><port>8080</port><securePort enabled="true">8443</securePort><homePageUrl>http://x/?a=1&amp;b=2</homePageUrl>` +

@@ -114,6 +114,8 @@ func TestRedisComesAndGoes(t *testing.T) {
 		}
 	}
 
+	drained() // or it would not be known to those who are to put it back
+
 	server.Pause(t)
 	keeps(t, nodes, n+1, "it is noticed that Redis hangs", away)
 	if err := nodes[1].Heartbeat(t.Context(), "users", "u00"); err == nil || errors.Is(err, registry.ErrNotFound) {
@@ -152,8 +154,10 @@ func TestRegistryOverAFailover(t *testing.T) {
 	live(t, nodes[0], 10)
 	eventually(t, "both see all", func() bool { return nodes[1].Summary().Instances == 10 })
 	s.Servers[0].Kill(t)
+	late := instance("late", "one")
+	late.TTL = unit.Duration(time.Hour) // nobody renews it
 	eventually(t, "another server takes registrations", func() bool {
-		_, _, err := nodes[0].Register(t.Context(), instance("late", "one"), registry.Expect{})
+		_, _, err := nodes[0].Register(t.Context(), late, registry.Expect{})
 		for _, r := range nodes {
 			if n := len(r.Instances("users")); n != 10 {
 				t.Fatalf("%d instances are left", n)

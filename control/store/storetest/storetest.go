@@ -275,7 +275,13 @@ func watch(t *testing.T, s store.Store, again func() store.Store) {
 	topics := make(chan string, 100)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := s.Watch(ctx, func(topic string) { topics <- topic }); !errors.Is(err, context.Canceled) {
+		told := func(topic string) {
+			select {
+			case topics <- topic:
+			case <-ctx.Done():
+			}
+		}
+		if err := s.Watch(ctx, told); !errors.Is(err, context.Canceled) {
 			t.Errorf("watching ended with %v", err)
 		}
 	})

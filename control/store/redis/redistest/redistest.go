@@ -30,6 +30,7 @@ type Server struct {
 	args    []string
 	cmd     *exec.Cmd
 	client  *redis.Client
+	killed  func(t testing.TB) // what is to happen then; nil: nothing
 }
 
 // Start starts a server that keeps nothing on disk, with more arguments for its
@@ -44,13 +45,20 @@ func start(t testing.TB, name string, args ...string) *Server {
 	s := &Server{Address: reserve(t), dir: t.TempDir(), args: args}
 	_, port, _ := net.SplitHostPort(s.Address)
 	s.args = append([]string{"--port", port, "--bind", "127.0.0.1", "--dir", s.dir, "--logfile", filepath.Join(s.dir, name+".log")}, args...)
-	s.client = redis.NewClient(&redis.Options{Addr: s.Address, DialTimeout: 5 * time.Second, MaxRetries: -1})
+	s.begin(t)
+	return s
+}
+
+// begin runs a server until the test ends.
+func (s *Server) begin(t testing.TB) {
+	t.Helper()
+	const ample = 30 * time.Second // for a machine that is busy
+	s.client = redis.NewClient(&redis.Options{Addr: s.Address, DialTimeout: ample, ReadTimeout: ample, WriteTimeout: ample, MaxRetries: -1})
 	t.Cleanup(func() {
-		s.Kill(t)
+		s.kill()
 		_ = s.client.Close() // whatever the test did to it
 	})
 	s.Run(t)
-	return s
 }
 
 // Run starts a server again that was killed. Its memory is empty.
@@ -73,6 +81,13 @@ func (s *Server) Run(t testing.TB) {
 // Kill ends a server as a crash does.
 func (s *Server) Kill(t testing.TB) {
 	t.Helper()
+	s.kill()
+	if s.killed != nil {
+		s.killed(t)
+	}
+}
+
+func (s *Server) kill() {
 	if s.cmd == nil {
 		return
 	}
@@ -118,6 +133,14 @@ type Sentinels struct {
 // Name is what Sentinels call the primary.
 const Name = "fleet"
 
+// How long a server is silent, in milliseconds, until others take its place: a
+// machine that is busy must not look like that. Once a server is killed it is
+// not to be waited for that long.
+const (
+	patient   = "30000"
+	impatient = "700"
+)
+
 // StartSentinels starts them, and waits until a failover would work.
 func StartSentinels(t testing.TB) *Sentinels {
 	t.Helper()
@@ -131,7 +154,7 @@ func StartSentinels(t testing.TB) *Sentinels {
 	for range 3 {
 		dir := t.TempDir()
 		path := filepath.Join(dir, "sentinel.conf")
-		text := fmt.Sprintf("sentinel monitor %s %s %s 2\nsentinel down-after-milliseconds %[1]s 700\nsentinel failover-timeout %[1]s 5000\n", Name, host, port)
+		text := fmt.Sprintf("sentinel monitor %s %s %s 2\nsentinel down-after-milliseconds %[1]s %s\nsentinel failover-timeout %[1]s 5000\n", Name, host, port, patient)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -139,12 +162,7 @@ func StartSentinels(t testing.TB) *Sentinels {
 		x := &Server{Address: reserve(t), dir: dir}
 		_, p, _ := net.SplitHostPort(x.Address)
 		x.args = []string{path, "--sentinel", "--port", p, "--bind", "127.0.0.1", "--dir", dir, "--logfile", filepath.Join(dir, "sentinel.log")}
-		x.client = redis.NewClient(&redis.Options{Addr: x.Address, DialTimeout: 5 * time.Second, MaxRetries: -1})
-		t.Cleanup(func() {
-			x.Kill(t)
-			_ = x.client.Close() // whatever the test did to it
-		})
-		x.Run(t)
+		x.begin(t)
 		s.Addresses, sentinels = append(s.Addresses, x.Address), append(sentinels, x)
 	}
 	for _, x := range sentinels {
@@ -167,28 +185,43 @@ func StartSentinels(t testing.TB) *Sentinels {
 		}
 		return err
 	})
+	s.Servers[0].killed = func(t testing.TB) {
+		for _, x := range sentinels {
+			x.Do(t, "SENTINEL", "SET", Name, "down-after-milliseconds", impatient)
+		}
+	}
 	return s
 }
 
 // StartCluster starts a Cluster of three primaries and returns its addresses.
 func StartCluster(t testing.TB) []*Server {
 	t.Helper()
-	return startCluster(t, "2000")
+	list := startCluster(t)
+	setTimeout(t, list, patient)
+	return list
 }
 
-func startClusterServer(t testing.TB, timeout string) *Server {
+// startClusterServer starts one that is impatient, since such servers get to know
+// each other soon.
+func startClusterServer(t testing.TB) *Server {
 	t.Helper()
-	return Start(t, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", timeout,
+	return Start(t, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000",
 		"--repl-diskless-sync-delay", "0")
 }
 
-// startCluster starts primaries; a server that is silent for timeout, in
-// milliseconds, is taken for dead.
-func startCluster(t testing.TB, timeout string) []*Server {
+func setTimeout(t testing.TB, list []*Server, timeout string) {
+	t.Helper()
+	for _, s := range list {
+		s.Do(t, "CONFIG", "SET", "cluster-node-timeout", timeout)
+	}
+}
+
+// startCluster starts primaries.
+func startCluster(t testing.TB) []*Server {
 	t.Helper()
 	var list []*Server
 	for range 3 {
-		list = append(list, startClusterServer(t, timeout))
+		list = append(list, startClusterServer(t))
 	}
 	for i, s := range list {
 		s.Do(t, "CLUSTER", "ADDSLOTSRANGE", i*16384/3, (i+1)*16384/3-1)
@@ -239,10 +272,10 @@ func (c *Cluster) PrimaryOf(t testing.TB, key string) *Server {
 // loss of one, and waits until it would.
 func StartClusterWithReplicas(t testing.TB) *Cluster {
 	t.Helper()
-	c := &Cluster{Primaries: startCluster(t, "700")}
+	c := &Cluster{Primaries: startCluster(t)}
 	for _, p := range c.Primaries {
 		id, _ := p.Do(t, "CLUSTER", "MYID").(string)
-		r := startClusterServer(t, "700")
+		r := startClusterServer(t)
 		host, port, _ := net.SplitHostPort(p.Address)
 		r.Do(t, "CLUSTER", "MEET", host, port)
 		wait(t, "a replica that knows its primary", func(ctx context.Context) error {
@@ -267,6 +300,11 @@ func StartClusterWithReplicas(t testing.TB) *Cluster {
 			}
 			return err
 		})
+	}
+	all := slices.Concat(c.Primaries, c.Replicas)
+	setTimeout(t, all, patient)
+	for i, p := range c.Primaries {
+		p.killed = func(t testing.TB) { setTimeout(t, slices.Delete(slices.Clone(all), i, i+1), impatient) }
 	}
 	return c
 }
