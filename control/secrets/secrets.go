@@ -56,7 +56,7 @@ type Settings struct {
 	// Patience is how long the store may take for one question and its answer;
 	// 0: 3 s.
 	Patience time.Duration
-	Log    *slog.Logger
+	Log      *slog.Logger
 }
 
 // Certificates are who is told of changes.
