@@ -39,6 +39,7 @@ type api struct {
 	pages   bool              // one slice a page
 	wake    chan struct{}
 	asked   []string
+	watches int    // that have begun to tell
 	token   string // that is wanted
 }
 
@@ -172,6 +173,7 @@ func (a *api) watch(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	mode := a.mode
+	a.watches++
 	w.WriteHeader(http.StatusOK)
 	for a.mode == mode {
 		for ; from < len(a.events); from++ {
@@ -256,15 +258,22 @@ func TestWatchesGoOn(t *testing.T) {
 	a.event("ADDED", "users-1", ready("10.0.0.1"))
 	r := discoverytest.Start(t, source(t, at(a.serve())))
 	r.List("10.0.0.1:8080@z1")
+	r.Until("a watch", func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.watches > 0
+	})
 	a.set("other") // which ends it
 	a.event("ADDED", "users-2", ready("10.0.0.2"))
 	r.List("10.0.0.1:8080@z1 10.0.0.2:8080@z1")
-	a.mu.Lock()
-	a.mode = "cut"
-	a.mu.Unlock()
-	r.Until("another watch", func() bool { return a.count("watch=1") >= 2 })
+	a.set("cut")
 	a.event("ADDED", "users-3", ready("10.0.0.3"))
 	r.List("10.0.0.1:8080@z1 10.0.0.2:8080@z1 10.0.0.3:8080@z1")
+	a.mu.Lock()
+	if a.mode != "" {
+		t.Error("no watch was cut")
+	}
+	a.mu.Unlock()
 	if n := a.count("limit=50"); n != 1 {
 		t.Errorf("listed %d times", n)
 	}
