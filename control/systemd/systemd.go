@@ -24,6 +24,7 @@ import (
 type Notifier struct {
 	path     string
 	watchdog time.Duration
+	patience time.Duration // with a full socket: a node must stop, told or not
 }
 
 // New reads from the environment whether, and where, systemd wants to be told;
@@ -33,7 +34,7 @@ func New() *Notifier {
 	if path == "" {
 		return nil
 	}
-	n := &Notifier{path: path}
+	n := &Notifier{path: path, patience: 5 * time.Second}
 	// WATCHDOG_PID may be a predecessor's, whose place we take.
 	if µs, err := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64); err == nil && µs > 0 {
 		n.watchdog = time.Duration(µs) * time.Microsecond
@@ -65,7 +66,11 @@ func (n *Notifier) send(state string) error {
 		return fmt.Errorf("telling systemd: %w", err)
 	}
 	defer c.Close()
-	if _, err := c.Write([]byte(state)); err != nil {
+	err = c.SetWriteDeadline(time.Now().Add(n.patience))
+	if err == nil {
+		_, err = c.Write([]byte(state))
+	}
+	if err != nil {
 		return fmt.Errorf("telling systemd: %w", err)
 	}
 	return nil

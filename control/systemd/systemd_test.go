@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -80,6 +81,25 @@ func TestNotifications(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	if n := New(); n != nil || n.Ready() != nil {
 		t.Error("there is no systemd")
+	}
+}
+
+// A node ends also where systemd has stopped to listen.
+func TestNobodyReads(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	n := New()
+	n.patience = 10 * time.Millisecond
+	for err == nil { // until the socket is full
+		err = n.Stopping()
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error(err)
 	}
 }
 
