@@ -36,7 +36,7 @@ RACED := ./discovery/... ./gateway/... ./plugins/... ./ratelimit/... ./telemetry
 test: lint race ## everything a change must pass (< 15 minutes on 2 cores)
 	$(GO) test -timeout 8m $$(comm -23 <($(GO) list ./... | grep -v /test | sort) <($(GO) list $(RACED) | sort))
 	$(GO) test -count=1 -run 'Alloc|Memory' $(RACED) | { grep -v 'no test' || true; }
-	$(GO) test -count=1 -timeout 10m ./test/...
+	$(GO) test -count=1 -timeout 20m ./test/...
 
 test-fast: ## unit tests; needs nothing but Go
 	$(GO) vet $(PKGS)
