@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
-	"time"
 	"unicode/utf8"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
@@ -118,7 +116,11 @@ func (p *Publisher) Publish(ctx context.Context, d Draft) (*store.Revision, erro
 	if d.Expect != nil && *d.Expect != n {
 		return nil, &StaleError{*d.Expect, n}
 	}
-	return p.append(ctx, n, d)
+	r := p.sign(n, d)
+	if err := p.put(ctx, r); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 func (d *Draft) check() error {
@@ -172,23 +174,28 @@ func (p *Publisher) latest(ctx context.Context) (uint64, error) {
 	return n, nil
 }
 
-// append publishes the revision after n.
-func (p *Publisher) append(ctx context.Context, n uint64, d Draft) (*store.Revision, error) {
-	r := p.s.Key.New(n+1, d.Data, d.Author, d.Message, p.s.Follower.s.Now())
+// sign makes the revision after n.
+func (p *Publisher) sign(n uint64, d Draft) *store.Revision {
+	return p.s.Key.New(n+1, d.Data, d.Author, d.Message, p.s.Follower.s.Now())
+}
+
+// put publishes a revision; again is allowed where it is not known whether that
+// was done.
+func (p *Publisher) put(ctx context.Context, r *store.Revision) error {
 	err := p.s.Store.Publish(ctx, r)
-	if err != nil && !errors.Is(err, store.ErrConflict) {
+	if err != nil {
 		// It may have been published though the answer was lost.
 		if got, e := p.s.Store.Revision(ctx, r.Number); e == nil && string(got.Signature) == string(r.Signature) {
 			err = nil
 		}
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	p.s.Log.Info("revision published", "revision", r.Number, "author", r.Author, "message", r.Message)
 	p.s.Follower.Poke()
 	p.prune(ctx, r.Number)
-	return r, nil
+	return nil
 }
 
 // prune removes what is older than the store is to keep. If it cannot, the next
@@ -205,142 +212,6 @@ func (p *Publisher) prune(ctx context.Context, latest uint64) {
 	if err != nil {
 		p.s.Log.Warn("old revisions could not be removed", "error", err)
 	}
-}
-
-// Refusal is a node that does not run a revision.
-type Refusal struct {
-	Node  string `json:"node"`
-	Error string `json:"error"`
-}
-
-// Outcome is what the live nodes made of a revision.
-type Outcome struct {
-	// Running are the nodes on which it, or a newer one, is live.
-	Running []string `json:"running"`
-	// Refused do not run it; Silent have said nothing yet.
-	Refused []Refusal `json:"refused,omitempty"`
-	Silent  []string  `json:"silent,omitempty"`
-}
-
-// outcome asks what every live node makes of revision n.
-func (p *Publisher) outcome(ctx context.Context, n uint64) (Outcome, error) {
-	var o Outcome
-	members, err := Members(ctx, p.s.Store)
-	if err != nil {
-		return o, err
-	}
-	for _, m := range members {
-		switch {
-		case m.Instance == "" || m.File: // no node at all, or none that follows
-		case m.Revision >= n:
-			o.Running = append(o.Running, m.Node)
-		case m.Refused == n:
-			o.Refused = append(o.Refused, Refusal{m.Node, m.Error})
-		default:
-			o.Silent = append(o.Silent, m.Node)
-		}
-	}
-	self := p.s.Follower.s.Self.Node
-	if !slices.ContainsFunc(members, func(m Member) bool { return m.Node == self }) {
-		o.Silent = append(o.Silent, self)
-	}
-	return o, nil
-}
-
-// asking is how often nodes are looked at while they are waited for.
-const asking = 50 * time.Millisecond
-
-// wait waits until no live node is silent, or until ctx is done.
-func (p *Publisher) wait(ctx context.Context, n uint64) (o Outcome, err error) {
-	for {
-		now, e := p.outcome(ctx, n)
-		if e == nil {
-			o, err = now, nil
-			if len(o.Silent) == 0 {
-				return o, nil
-			}
-		} else if ctx.Err() == nil {
-			err = e
-		}
-		if ctx.Err() != nil {
-			return o, err
-		}
-		sleep(ctx, asking)
-	}
-}
-
-// Applied is what came of Apply.
-type Applied struct {
-	Revision *store.Revision `json:"revision"`
-	// Outcome is absent if nobody was waited for.
-	Outcome *Outcome `json:"outcome,omitempty"`
-	// BackTo is the revision whose config was published again since a node refused
-	// the new one, and Rollback the number it got.
-	BackTo   uint64 `json:"back_to,omitempty"`
-	Rollback uint64 `json:"rollback,omitempty"`
-	// Error is why nodes could not be waited for, or no rollback was possible.
-	Error string `json:"error,omitempty"`
-}
-
-// Apply publishes and, with a wait above 0, waits that long for every live node
-// to run the revision or to refuse it. If one refuses and rollback is true, the
-// config before it is published again. The error is Publish's; all that comes
-// later is in the result. A caller that goes away does not stop it.
-func (p *Publisher) Apply(ctx context.Context, d Draft, wait time.Duration, rollback bool) (*Applied, error) {
-	if !p.begin() {
-		return nil, errClosed
-	}
-	defer p.done.Done()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	defer context.AfterFunc(p.ctx, cancel)()
-	r, err := p.Publish(ctx, d)
-	if err != nil {
-		return nil, err
-	}
-	a := &Applied{Revision: r}
-	if wait <= 0 {
-		return a, nil
-	}
-	waiting, stop := context.WithTimeout(ctx, wait)
-	defer stop()
-	o, err := p.wait(waiting, r.Number)
-	a.Outcome = &o
-	if err != nil {
-		a.Error = "what the nodes make of it is not known: " + err.Error()
-	}
-	if len(o.Refused) > 0 && rollback {
-		p.rollback(ctx, a)
-	}
-	return a, nil
-}
-
-// rollback publishes what was there before a revision that nodes refuse.
-func (p *Publisher) rollback(ctx context.Context, a *Applied) {
-	n, bad := a.Revision.Number, a.Outcome.Refused[0]
-	if n == 1 {
-		a.Error = "there is no earlier revision to go back to: revision 1 stays published, and live where it could be made so; mend what is wrong and apply again"
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	back, err := p.Revision(ctx, n-1)
-	if err == nil {
-		var r *store.Revision
-		first, _, _ := strings.Cut(bad.Error, "\n")
-		r, err = p.append(ctx, n, Draft{
-			Data: back.Data, Author: a.Revision.Author,
-			Message: cut(fmt.Sprintf("back to %d because %s refused: %.300s", n-1, bad.Node, first)),
-		})
-		if err == nil {
-			a.BackTo, a.Rollback = n-1, r.Number
-			return
-		}
-	}
-	if errors.Is(err, store.ErrConflict) {
-		err = errors.New("somebody has published another one since")
-	}
-	a.Error = fmt.Sprintf("it could not be taken back: %v", err)
 }
 
 // Revision returns a revision that can be trusted.
