@@ -85,12 +85,24 @@ func (x *session) keep(b []byte) {
 	if x.answered || len(x.waiting) >= maxWaiting || x.bytes+len(b) > maxWaitingBytes {
 		return
 	}
-	if x.server.kept.Add(int64(len(b))) > maxKept {
-		x.server.kept.Add(-int64(len(b)))
+	if !x.server.room(int64(len(b))) {
 		return
 	}
 	x.waiting = append(x.waiting, append([]byte(nil), b...))
 	x.bytes += len(b)
+}
+
+// room counts n bytes as kept if they may be.
+func (s *Server) room(n int64) bool {
+	for {
+		kept := s.kept.Load()
+		if kept+n > maxKept {
+			return false
+		}
+		if s.kept.CompareAndSwap(kept, kept+n) {
+			return true
+		}
+	}
 }
 
 // drop lets go of what was kept. x.mu is held.
