@@ -20,12 +20,16 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
 )
 
-// wire is a client's socket that keeps what is sent before anything comes back.
+// wire is a client's socket that keeps what is sent before anything comes back,
+// which it does not before listen is called: the library may not be given another
+// stream while the handshake ends.
 type wire struct {
 	net.PacketConn
-	mu    sync.Mutex
-	sent  [][]byte
-	heard bool
+	listen func()
+	opened chan struct{}
+	mu     sync.Mutex
+	sent   [][]byte
+	heard  bool
 }
 
 func (w *wire) WriteTo(b []byte, to net.Addr) (int, error) {
@@ -39,6 +43,7 @@ func (w *wire) WriteTo(b []byte, to net.Addr) (int, error) {
 
 func (w *wire) ReadFrom(b []byte) (int, net.Addr, error) {
 	n, from, err := w.PacketConn.ReadFrom(b)
+	<-w.opened
 	w.mu.Lock()
 	w.heard = true
 	w.mu.Unlock()
@@ -57,14 +62,20 @@ func newWire(t *testing.T) *wire {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = p.Close() })
-	return &wire{PacketConn: p}
+	opened := make(chan struct{})
+	w := &wire{PacketConn: p, opened: opened, listen: sync.OnceFunc(func() { close(opened) })}
+	t.Cleanup(func() {
+		w.listen()
+		_ = p.Close()
+	})
+	return w
 }
 
 // early connects with a ticket of an earlier connection and asks before the
 // handshake is over.
 func (b *bench) early(w *wire, c *tls.Config, method string) (*quic.Conn, *quic.Stream, error) {
 	b.t.Helper()
+	defer w.listen()
 	q, err := quic.DialEarly(context.Background(), w, b.server.Addr(), c, patient())
 	if err != nil {
 		return nil, nil, err
