@@ -136,14 +136,17 @@ func (l *link) fill(b []byte, c *Conn, p []byte, end bool, bell chan struct{}) (
 		case c.over:
 			err = errOver
 			l.outLocked(c)
-		case len(b) >= frames.Enough || !l.room.turn(c):
-			l.enqueue(&l.room, c, bell)
-			m = -1
 		case m == 0 && n < len(p) && c.window <= 0:
 			l.outLocked(c)
 			c.queued, c.stuck = true, bell
 			m = -1
-		case n < len(p) && (m == 0 || l.room.first != c && !l.share.turn(c)):
+		case n < len(p) && c.place.in != &l.room && !l.share.turn(c): // not into the other line, where it might be sooner
+			l.enqueue(&l.share, c, bell)
+			m = -1
+		case len(b) >= frames.Enough || !l.room.turn(c):
+			l.enqueue(&l.room, c, bell)
+			m = -1
+		case n < len(p) && m == 0:
 			l.enqueue(&l.share, c, bell)
 			m = -1
 		default: // one frame, and then the others
