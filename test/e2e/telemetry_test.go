@@ -44,9 +44,9 @@ routes:
   dead: { match: { path: /dead }, backends: [{ upstream: dead }] }
 `, app, dead, sha256.Sum256([]byte("alice-key"))))
 
-	r := g.do("POST", "/v1//users/?page=2&token=top-secret&pin=1234", strings.NewReader("hello"), "Host", "Shop.example",
+	r := g.do("POST", "/v1//users/?page=2&token=top-secret&pin=the-pin", strings.NewReader("hello"), "Host", "Shop.example",
 		"X-API-Key", "alice-key", "User-Agent", "tester/1", "Referer", "https://a.example/?access_token=top-secret",
-		"Cookie", "sid=top-secret", "X-Pin", "1234", "X-Tenant", "acme")
+		"Cookie", "sid=top-secret", "X-Pin", "the-pin", "X-Tenant", "acme")
 	if r.StatusCode != 200 {
 		t.Fatalf("%s %s", r.Status, r.body)
 	}
@@ -106,7 +106,7 @@ routes:
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, secret := range []string{"top-secret", "1234", "alice-key", "upstream-secret", "\x01"} {
+	for _, secret := range []string{"top-secret", "the-pin", "alice-key", "upstream-secret", "\x01"} {
 		if bytes.Contains(b, []byte(secret)) {
 			t.Errorf("%q is in the access log", secret)
 		}
