@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
-	"go.uber.org/goleak"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
@@ -25,9 +24,10 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/gateway/target"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // logbook is a log that can be read while it is written.
 type logbook struct {

@@ -25,11 +25,12 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/control/store/redis"
 	"github.com/gatehouse-proxy/gatehouse/control/store/redis/redistest"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
 // The library notices up to a second after Close that nobody wants a server back.
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
+	leak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
 }
 
 // member is a node as far as this package sees one: a config is one file, and

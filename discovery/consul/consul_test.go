@@ -11,14 +11,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/discovery/discoverytest"
 	"github.com/gatehouse-proxy/gatehouse/discovery/remote"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // agent behaves as Consul's documentation says of health queries that block.
 type agent struct {

@@ -9,14 +9,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/discovery/discoverytest"
 	"github.com/gatehouse-proxy/gatehouse/discovery/remote"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // server answers /apps and /apps/delta with what it is given.
 type server struct {

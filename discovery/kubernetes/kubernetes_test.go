@@ -16,15 +16,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/discovery/discoverytest"
 	"github.com/gatehouse-proxy/gatehouse/discovery/remote"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // api behaves as the Kubernetes API's documentation says of lists and watches.
 type api struct {

@@ -16,15 +16,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/discovery/remote"
 	"github.com/gatehouse-proxy/gatehouse/gateway/socket/sockettest"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/dial"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 func client(t *testing.T, s remote.Settings) *remote.Client {
 	t.Helper()

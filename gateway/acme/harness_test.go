@@ -24,9 +24,10 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/acme"
 	"github.com/gatehouse-proxy/gatehouse/gateway/acme/acmetest"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreTopFunction(acmetest.Leak)) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m, goleak.IgnoreTopFunction(acmetest.Leak)) }
 
 // logbook is a log that can be read while it is written.
 type logbook struct {

@@ -9,13 +9,12 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/gateway/acme"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
 const acmeConfig = `
@@ -27,7 +26,7 @@ routes: { all: { match: { path: / }, respond: { body: "%s" } } }
 // The worker of a certificate lives as long as its entry says the same, and
 // ends with it.
 func TestACMEWorkersFollowTheConfig(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer leak.VerifyNone(t)
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
 	node := acme.NewNode(acme.NodeSettings{Dir: acme.DirIn(dir), KeyFile: acme.KeyFileIn(dir), Log: log})
@@ -102,7 +101,7 @@ func list(t *testing.T, dir string) (names []string) {
 // Without a place to keep certificates none is ordered: it would be lost, and
 // ordered again and again.
 func TestACMEWithoutAStore(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer leak.VerifyNone(t)
 	c, err := compile.New(compile.Settings{Log: slog.New(slog.DiscardHandler), Metrics: metrics.New(metrics.Settings{})})
 	if err != nil {
 		t.Fatal(err)

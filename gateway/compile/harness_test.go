@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
-	"go.uber.org/goleak"
 
 	"github.com/gatehouse-proxy/gatehouse/cmd"
 	"github.com/gatehouse-proxy/gatehouse/config"
@@ -24,9 +23,10 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // probeConfig is of a plugin that says what happens to it.
 type probeConfig struct {

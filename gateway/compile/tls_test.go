@@ -8,13 +8,12 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/config"
 	"github.com/gatehouse-proxy/gatehouse/gateway/compile"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/metrics"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
 const secureConfig = `
@@ -31,7 +30,7 @@ routes:
 // A reload must not make session tickets worthless, nor lose a certificate's
 // place in its files, unless something about it changed.
 func TestTLSUnitsAreTakenOver(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer leak.VerifyNone(t)
 	dir := t.TempDir()
 	ca := tlstest.NewAuthority(t)
 	tlstest.Write(t, filepath.Join(dir, "ca.pem"), ca.PEM())

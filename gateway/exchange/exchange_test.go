@@ -10,13 +10,13 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
-	"go.uber.org/goleak"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // front is a client that can go away.
 type front struct {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
-	"go.uber.org/goleak"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
@@ -21,9 +20,10 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/h2"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 type handler = func(ctx *fasthttp.RequestCtx, f exchange.Front)
 

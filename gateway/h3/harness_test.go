@@ -20,15 +20,15 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"github.com/quic-go/quic-go/quicvarint"
-	"go.uber.org/goleak"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/h3"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // bench is a server under test, with what it reported.
 type bench struct {

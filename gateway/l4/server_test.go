@@ -14,16 +14,15 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/gateway/l4"
 	"github.com/gatehouse-proxy/gatehouse/gateway/proxyproto"
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/gateway/socket/sockettest"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // serve runs a TCP server until the test ends; its connections are closed then.
 func serve(t testing.TB, handle func(*net.TCPConn)) (addr string, stop func()) {

@@ -19,7 +19,6 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
-	"go.uber.org/goleak"
 
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/h1"
@@ -29,9 +28,10 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
 	"github.com/gatehouse-proxy/gatehouse/gateway/wire"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // finished is what is left of an exchange.
 type finished struct {

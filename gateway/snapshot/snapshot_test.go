@@ -9,12 +9,11 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/gateway/snapshot"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 func TestReferencesAreCountedByManyAtOnce(t *testing.T) {
 	for range 200 {

@@ -15,14 +15,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/gateway/filewatch"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm"
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // workbench is a folder with what certificates and terminators need.
 type workbench struct {

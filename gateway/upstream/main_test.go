@@ -9,12 +9,12 @@ import (
 	"sync"
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
 func TestMain(m *testing.M) {
 	flag.Set("rapid.checks", "30") // tables of hashes take a while; the command line still wins
-	goleak.VerifyTestMain(m)
+	leak.VerifyTestMain(m)
 }
 
 var algorithms = []Algorithm{RoundRobin, Random, LeastRequest, PeakEWMA, RingHash, Maglev}

@@ -19,15 +19,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/config/unit"
 	"github.com/gatehouse-proxy/gatehouse/control/store/local"
 	"github.com/gatehouse-proxy/gatehouse/mesh/eureka"
 	"github.com/gatehouse-proxy/gatehouse/mesh/registry"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // server is a server and what asks it.
 type server struct {

@@ -12,18 +12,17 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/config/unit"
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 	"github.com/gatehouse-proxy/gatehouse/control/store/local"
 	"github.com/gatehouse-proxy/gatehouse/control/store/redis"
 	"github.com/gatehouse-proxy/gatehouse/mesh/registry"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
 func TestMain(m *testing.M) {
 	redis.LogTo(slog.New(slog.DiscardHandler)) // every failure is an error as well
-	goleak.VerifyTestMain(m)
+	leak.VerifyTestMain(m)
 }
 
 // open makes a registry that is closed with the test.

@@ -12,7 +12,6 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"go.uber.org/goleak"
 
 	"github.com/gatehouse-proxy/gatehouse/config/strict"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
@@ -20,9 +19,10 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 	"github.com/gatehouse-proxy/gatehouse/plugins/plugintest"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 func TestConformance(t *testing.T) {
 	plugintest.Run(t, Factory(), plugintest.Options{

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
-	"go.uber.org/goleak"
 
 	"github.com/gatehouse-proxy/gatehouse/config/strict"
 	"github.com/gatehouse-proxy/gatehouse/config/unit"
@@ -27,9 +26,10 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/gateway/reason"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 	"github.com/gatehouse-proxy/gatehouse/plugins/plugintest"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 func start(t testing.TB, yaml, dir string) *plugin {
 	t.Helper()

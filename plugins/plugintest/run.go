@@ -18,6 +18,7 @@ import (
 	"github.com/gatehouse-proxy/gatehouse/config/strict"
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
 // Bad is a config that must be refused.
@@ -198,7 +199,7 @@ func (s *suite) lifecycle(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", g, err)
 		}
-		if err := goleak.Find(before); err != nil {
+		if err := leak.Find(before); err != nil {
 			t.Errorf("%s: New starts a goroutine: %v", g, err)
 		}
 		stop(t, in)
@@ -212,7 +213,7 @@ func (s *suite) lifecycle(t *testing.T) {
 		cancel() // background work ends with Close, not with Start's context
 		Do(t, s.o.Request, in.Handle, Upstream)
 		stop(t, in)
-		if err := goleak.Find(before); err != nil {
+		if err := leak.Find(before); err != nil {
 			t.Errorf("%s: a goroutine outlives Close: %v", g, err)
 		}
 	}

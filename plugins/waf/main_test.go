@@ -3,7 +3,7 @@ package waf_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }

@@ -15,7 +15,7 @@ import (
 	engine "github.com/gatehouse-proxy/gatehouse/waf"
 )
 
-const leak = "<b>You have an error in your SQL syntax; check the manual that corresponds to your MySQL server version for the right syntax to use</b>"
+const revealed = "<b>You have an error in your SQL syntax; check the manual that corresponds to your MySQL server version for the right syntax to use</b>"
 
 // answers is an upstream with one reply, streamed as the proxy streams it.
 func answers(status int, kind, body string, edit ...func(*fiber.Ctx)) fiber.Handler {
@@ -44,7 +44,7 @@ func through(t testing.TB, p plugins.Instance, upstream fiber.Handler) plugintes
 func TestReplyBodies(t *testing.T) {
 	p := newInstance(t, inspecting())
 	for _, kind := range []string{"text/html", "Text/HTML; charset=utf-8", "application/json"} {
-		refused(t, through(t, p, answers(500, kind, leak)), reason.WAFBlocked)
+		refused(t, through(t, p, answers(500, kind, revealed)), reason.WAFBlocked)
 		r := through(t, p, answers(201, kind, "<p>fine</p>"))
 		if r.Status != 201 || r.Body != "<p>fine</p>" {
 			t.Fatalf("%s: %d %q", kind, r.Status, r.Body)
@@ -56,14 +56,14 @@ func TestReplyBodies(t *testing.T) {
 	}
 	gzip := func(c *fiber.Ctx) { c.Set("Content-Encoding", "gzip") }
 	for name, up := range map[string]fiber.Handler{
-		"image":      answers(200, "image/png", leak),
-		"compressed": answers(200, "text/html", leak, gzip),
+		"image":      answers(200, "image/png", revealed),
+		"compressed": answers(200, "text/html", revealed, gzip),
 	} {
-		if r := through(t, p, up); r.Status != 200 || r.Body != leak {
+		if r := through(t, p, up); r.Status != 200 || r.Body != revealed {
 			t.Errorf("%s: %d %q", name, r.Status, r.Body)
 		}
 	}
-	if r := through(t, newInstance(t, defaultPolicy()), answers(500, "text/html", leak)); r.Status != 500 || r.Body != leak {
+	if r := through(t, newInstance(t, defaultPolicy()), answers(500, "text/html", revealed)); r.Status != 500 || r.Body != revealed {
 		t.Errorf("without response_body: %d %q", r.Status, r.Body)
 	}
 }
@@ -72,8 +72,8 @@ func TestReplyTypesOfThePolicy(t *testing.T) {
 	pol := inspecting()
 	pol.ResponseContentTypes = []string{"Text/CSV"}
 	p := newInstance(t, pol)
-	refused(t, through(t, p, answers(200, "text/csv", leak)), reason.WAFBlocked)
-	if r := through(t, p, answers(200, "text/html", leak)); r.Body != leak {
+	refused(t, through(t, p, answers(200, "text/csv", revealed)), reason.WAFBlocked)
+	if r := through(t, p, answers(200, "text/html", revealed)); r.Body != revealed {
 		t.Fatalf("%d %q", r.Status, r.Body)
 	}
 }
@@ -86,8 +86,8 @@ func TestLongReplyIsInspectedUpToTheLimit(t *testing.T) {
 	if r := through(t, p, answers(200, "text/html", long)); r.Body != long {
 		t.Fatalf("%d bytes of %d", len(r.Body), len(long))
 	}
-	refused(t, through(t, p, answers(200, "text/html", leak+long)), reason.WAFBlocked)
-	if r := through(t, p, answers(200, "text/html", long+leak)); r.Body != long+leak {
+	refused(t, through(t, p, answers(200, "text/html", revealed+long)), reason.WAFBlocked)
+	if r := through(t, p, answers(200, "text/html", long+revealed)); r.Body != long+revealed {
 		t.Fatalf("%d bytes", len(r.Body))
 	}
 }
@@ -96,7 +96,7 @@ func TestRepliesInDetectMode(t *testing.T) {
 	pol := inspecting()
 	pol.Mode = "detect"
 	p := newInstance(t, pol)
-	if r := through(t, p, answers(500, "text/html", leak)); r.Status != 500 || r.Body != leak {
+	if r := through(t, p, answers(500, "text/html", revealed)); r.Status != 500 || r.Body != revealed {
 		t.Fatalf("%d %q", r.Status, r.Body)
 	}
 	if ev := p.sink.all(); len(ev) != 1 || ev[0].Action != "detected" {

@@ -12,12 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/telemetry/accesslog"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 func open(t testing.TB, s accesslog.Settings) *accesslog.Log {
 	t.Helper()

@@ -17,15 +17,15 @@ import (
 	"github.com/valyala/fasthttp"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	pb "go.opentelemetry.io/proto/otlp/trace/v1"
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gatehouse-proxy/gatehouse/telemetry"
 	"github.com/gatehouse-proxy/gatehouse/telemetry/trace"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // sink is an OTLP collector that keeps what it gets.
 type sink struct {

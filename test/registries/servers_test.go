@@ -24,13 +24,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/gateway/socket/sockettest"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
+	leak.VerifyTestMain(m)
 }
 
 // build makes programs of a module below this folder and tells where they are.

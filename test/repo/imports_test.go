@@ -62,7 +62,7 @@ var layers = [][]string{
 	{"gateway/exchange", "gateway/route", "gateway/target"},
 	{"gateway/wire", "gateway/proxyproto", "gateway/splice"},
 	{"gateway/reason", "gateway/h2/frames", "gateway/live", "gateway/clientaddr", "gateway/filewatch", "gateway/seal", "gateway/socket", "ratelimit", "telemetry", "config"},
-	{"gateway/grpc"},
+	{"gateway/grpc", "test/leak"},
 }
 
 // layerOf finds a package's place; the longest folder wins.

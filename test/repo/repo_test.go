@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -118,5 +119,19 @@ func TestGoRunsWithThePinnedFasthttp(t *testing.T) {
 	// 1.76 and older lose 1xx replies and close-delimited bodies; see docs/adr/0002.
 	if !strings.Contains(string(mod), "github.com/valyala/fasthttp v1.77.0") {
 		t.Error("go.mod: fasthttp must be v1.77.0")
+	}
+}
+
+// goleak alone has not the patience for a machine that is busy.
+func TestLeaksAreFoundByTestLeak(t *testing.T) {
+	alone := regexp.MustCompile(`goleak\.(Verify|Find)`)
+	for _, path := range goFiles(t) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if alone.Match(text) && filepath.Dir(path) != filepath.Join(root, "test/leak") {
+			t.Errorf("%s: calls goleak, want test/leak to do it", path)
+		}
 	}
 }

@@ -8,14 +8,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 	"github.com/gatehouse-proxy/gatehouse/control/store/local"
 	"github.com/gatehouse-proxy/gatehouse/control/store/storetest"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 func open(t *testing.T, dir string) *local.Store {
 	t.Helper()

@@ -12,15 +12,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/control/store"
 	"github.com/gatehouse-proxy/gatehouse/control/store/redis"
 	"github.com/gatehouse-proxy/gatehouse/control/store/redis/redistest"
 	"github.com/gatehouse-proxy/gatehouse/control/store/storetest"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // open gives every call a prefix of its own, which makes it an empty store.
 func open(t *testing.T, s redis.Settings) (store.Store, func() store.Store) {

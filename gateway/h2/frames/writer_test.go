@@ -11,12 +11,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/gateway/h2/frames"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // wire is a connection whose writes can be held up.
 type wire struct {

@@ -13,17 +13,16 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/alpn"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http2"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // serve is a server over TLS that may speak HTTP/2; it answers with the protocol.
 func serve(t *testing.T, h2 bool) *httptest.Server {

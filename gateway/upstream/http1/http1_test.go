@@ -13,15 +13,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/gateway/tlsterm/tlstest"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/dial"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http1"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 var (
 	authority *tlstest.Authority

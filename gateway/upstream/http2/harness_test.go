@@ -11,14 +11,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/gatehouse-proxy/gatehouse/gateway/exchange"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/http2"
 	"github.com/gatehouse-proxy/gatehouse/gateway/upstream/transport"
+	"github.com/gatehouse-proxy/gatehouse/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // newPool is a pool for address that leaves nothing behind.
 func newPool(t testing.TB, s http2.Settings, address string) *http2.Pool {
