@@ -66,6 +66,13 @@ type Fleet struct {
 	Alerts []fleet.Alert `json:"alerts,omitempty"`
 }
 
+// Plan is what POST /api/v1/plan answers.
+type Plan struct {
+	fleet.Plan
+	// Warnings are about what the config may say and hardly means.
+	Warnings []Place `json:"warnings,omitempty"`
+}
+
 // Problem is an error in the form of RFC 9457.
 type Problem struct {
 	Title  string `json:"title"`
@@ -82,6 +89,13 @@ type Place struct {
 	Column  int    `json:"column,omitempty"`
 	Path    string `json:"path,omitempty"`
 	Message string `json:"message"`
+}
+
+func places(all config.Problems) (list []Place) {
+	for _, one := range all {
+		list = append(list, Place{one.At.File, one.At.Line, one.At.Column, one.Path, one.Message})
+	}
+	return list
 }
 
 func (a *Server) fleetRoutes(mux *http.ServeMux) {
@@ -132,10 +146,7 @@ func problem(w http.ResponseWriter, err error) {
 	case errors.As(err, &f):
 		p.Status = f.status
 	case errors.As(err, &all):
-		p.Status, p.Detail = http.StatusUnprocessableEntity, "the config is not valid"
-		for _, one := range all {
-			p.Problems = append(p.Problems, Place{one.At.File, one.At.Line, one.At.Column, one.Path, one.Message})
-		}
+		p.Status, p.Detail, p.Problems = http.StatusUnprocessableEntity, "the config is not valid", places(all)
 	case errors.As(err, &stale):
 		p.Status = http.StatusPreconditionFailed
 	case errors.Is(err, store.ErrConflict):
@@ -174,7 +185,7 @@ func (a *Server) plan(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	reply(w, http.StatusOK, plan)
+	reply(w, http.StatusOK, Plan{*plan, places(plan.Warnings)})
 	return nil
 }
 

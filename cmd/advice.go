@@ -35,6 +35,12 @@ func advise(cfg *config.Config, src *config.Source, extra []plugins.Factory) con
 	return src.Locate(a.found.All())
 }
 
+// warn tells what advise has found, in the form of an error in a config.
+func (env *environment) warn(p problem.Problem) {
+	p.Message = "warning: " + p.Message
+	fmt.Fprintln(env.err, p)
+}
+
 type adviser struct {
 	cfg     *config.Config
 	foreign map[string]bool // plugins that nothing is known of
@@ -50,7 +56,7 @@ func (a *adviser) chain(path string, before, list []config.Plugin) {
 		}
 		if refused := a.without(c.Plans, slices.Concat(before, list[:i])); len(refused) > 0 {
 			at := problem.Join(path, fmt.Sprintf("plugins[%d].%s.plans", i, p.Name))
-			a.found.Add(at, "warning: there is no default_plan, so that these consumers are always refused: %s", some(refused))
+			a.found.Add(at, "there is no default_plan, so that these consumers are always refused: %s", some(refused))
 		}
 	}
 }

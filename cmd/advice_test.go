@@ -1,10 +1,13 @@
 package cmd
 
 import (
+	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/gatehouse-proxy/gatehouse/admin"
 	"github.com/gatehouse-proxy/gatehouse/plugins"
 )
 
@@ -94,6 +97,44 @@ func TestAdviceIsShort(t *testing.T) {
 	}
 	// What is printed for another program stays apart from it.
 	if r = run(t, "", "check", "--print", path); r.code != exitFine || strings.Contains(r.out, "warning") || strings.Count(r.err, "\n") != 1 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestPlanAndApplyWarn: what check warns of is told, in the same form, to who
+// publishes, and keeps nobody from it.
+func TestPlanAndApplyWarn(t *testing.T) {
+	n := newFleetNode(t, t.TempDir(), "n1", "")
+	text := shared("one") + "consumers: { ann: { api_keys: [\"sha256:" + strings.Repeat("a", 64) + "\"] } }\n" +
+		"plugins: [{ api_key: {} }, { quota: { plans: { gold: { day: 1 } } } }]\n"
+	path := file(t, text)
+	warning := run(t, "", "check", path).err
+	if strings.Count(warning, "\n") != 1 || !strings.HasPrefix(warning, path+":4:") || !strings.HasSuffix(warning, ": warning: there is no default_plan, so that these consumers are always refused: ann (no plan)\n") {
+		t.Fatalf("check says %q", warning)
+	}
+	want := strings.TrimPrefix(warning, filepath.Dir(path)+"/") // a node knows no folder of ours
+	for _, args := range [][]string{
+		{"plan", "-c", path},
+		{"apply", "-c", path, "-m", "x", "--wait", "0s"},
+		{"plan", "-c", path, "-o", "json"},
+		{"apply", "-c", path, "-m", "x", "--wait", "0s", "-o", "json"},
+	} {
+		r := n.run(args...)
+		if r.code != exitFine || r.err != want {
+			t.Errorf("%v: code %d\n%s%swant %s", args, r.code, r.out, r.err, want)
+		}
+		if args[len(args)-1] == "json" && !json.Valid([]byte(r.out)) {
+			t.Errorf("%v: %s", args, r.out)
+		}
+	}
+	var p admin.Plan
+	r := n.run("plan", "-c", path, "-o", "json")
+	if err := json.Unmarshal([]byte(r.out), &p); err != nil || p.Diff != "" || len(p.Warnings) != 1 || p.Warnings[0].Line != 4 ||
+		p.Warnings[0].Path != "plugins[1].quota.plans" || !strings.HasPrefix(p.Warnings[0].Message, "there is no default_plan") {
+		t.Errorf("%v: %s", err, r.out)
+	}
+	// Nothing is said where there is nothing to say.
+	if r = n.run("plan", "-c", file(t, shared("two"))); r.code != exitFine || r.err != "" {
 		t.Errorf("%+v", r)
 	}
 }

@@ -64,25 +64,31 @@ func (c *planCommand) Run(env *environment) error {
 	if err := c.complete(env); err != nil {
 		return err
 	}
-	p, err := c.plan(c.Config)
+	p, err := c.plan(env, c.Config)
 	if err != nil {
 		return err
 	}
 	if c.Output == "json" {
 		return env.json(p)
 	}
-	printPlan(env.out, p, true)
+	printPlan(env.out, &p.Plan, true)
 	return nil
 }
 
-func (c *fleetClient) plan(paths []string) (*fleet.Plan, error) {
+// plan asks for a plan, and passes on what the node warns of.
+func (c *fleetClient) plan(env *environment, paths []string) (*admin.Plan, error) {
 	data, err := packFiles(paths)
 	if err != nil {
 		return nil, err
 	}
-	p := new(fleet.Plan)
-	err = c.ask(call{method: http.MethodPost, path: "/api/v1/plan", body: data, timeout: planTimeout}, p)
-	return p, refused(err)
+	p := new(admin.Plan)
+	if err := c.ask(call{method: http.MethodPost, path: "/api/v1/plan", body: data, timeout: planTimeout}, p); err != nil {
+		return nil, refused(err)
+	}
+	for _, warning := range p.Warnings {
+		env.warn(located(warning))
+	}
+	return p, nil
 }
 
 // publishing are the flags of commands that publish.
@@ -111,12 +117,12 @@ func (c *applyCommand) Run(env *environment) error {
 	if err := c.complete(env); err != nil {
 		return err
 	}
-	p, err := c.plan(c.Config)
+	p, err := c.plan(env, c.Config)
 	if err != nil {
 		return err
 	}
 	if c.Output != "json" {
-		printPlan(env.out, p, false)
+		printPlan(env.out, &p.Plan, false)
 	}
 	data, err := packFiles(c.Config)
 	if err != nil {

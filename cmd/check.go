@@ -43,7 +43,7 @@ func (c *checkCommand) Run(env *environment) error {
 		}
 	}
 	for _, warning := range advise(cfg, src, env.plugins) {
-		fmt.Fprintln(env.err, warning)
+		env.warn(warning)
 	}
 	if c.Print {
 		return config.Print(env.out, cfg, src)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-proxy/gatehouse/admin"
+	"github.com/gatehouse-proxy/gatehouse/config/problem"
 )
 
 // adminClient is how a command finds a node and talks to it.
@@ -112,26 +113,17 @@ func (e *refusedError) Error() string {
 	if len(e.Problems) == 0 {
 		return visible(e.Detail)
 	}
-	var b strings.Builder
+	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
-		if i > 0 {
-			b.WriteByte('\n')
-		}
-		if p.File != "" {
-			fmt.Fprintf(&b, "%s:", p.File)
-		}
-		if p.Line > 0 {
-			fmt.Fprintf(&b, "%d:%d:", p.Line, p.Column)
-		}
-		if b.Len() > 0 {
-			b.WriteByte(' ')
-		}
-		if p.Path != "" {
-			fmt.Fprintf(&b, "%s: ", p.Path)
-		}
-		b.WriteString(p.Message)
+		lines[i] = located(p).String()
 	}
-	return b.String()
+	return strings.Join(lines, "\n")
+}
+
+// located is a place that a node has found, as it is where one is found here.
+func located(p admin.Place) problem.Problem {
+	at := problem.Position{File: p.File, Line: p.Line, Column: p.Column}
+	return problem.Problem{Path: p.Path, Message: p.Message, At: at}
 }
 
 // do asks a node. The error is a *refusedError if the node says no.

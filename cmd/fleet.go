@@ -66,6 +66,7 @@ func (n *node) openFleet(ctx context.Context, s *nodeSettings) error {
 			}
 			return checkPolicies(cfg, src)
 		},
+		Advise: func(cfg *config.Config, src *config.Source) config.Problems { return advise(cfg, src, s.plugins) },
 	})
 	if cfg, src := m.follower.Begin(ctx); cfg != nil {
 		s.config, s.source = cfg, src

@@ -31,6 +31,8 @@ type Plan struct {
 	Changes  []Change `json:"changes"`
 	// Diff of the texts in unified form.
 	Diff string `json:"diff"`
+	// Warnings are about what the config hardly means.
+	Warnings config.Problems `json:"-"`
 }
 
 // Plan checks packed files as Publish would and tells what would change.
@@ -60,6 +62,9 @@ func (p *Publisher) Plan(ctx context.Context, data []byte) (*Plan, error) {
 		}
 	}
 	plan.Changes, plan.Diff = Compare(old, cfg), TextDiff(files, src.Files)
+	if p.s.Advise != nil {
+		plan.Warnings = p.s.Advise(cfg, src)
+	}
 	return plan, nil
 }
 

@@ -27,6 +27,8 @@ type PublisherSettings struct {
 	Parse func(files []config.File) (*config.Config, *config.Source, error)
 	// Check builds all that a node would build, and starts nothing.
 	Check func(ctx context.Context, cfg *config.Config, src *config.Source) error
+	// Advise finds what a config that is right hardly means; nil: nothing is said.
+	Advise func(cfg *config.Config, src *config.Source) config.Problems
 	// Keep is how many revisions the store keeps; 0: all.
 	Keep uint64
 	Log  *slog.Logger
