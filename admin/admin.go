@@ -157,7 +157,7 @@ const label = "admin"
 func (a *Server) Bind(ctx context.Context) error {
 	l, err := a.settings.Sockets.Listen(ctx, label, a.settings.Address)
 	if err != nil {
-		return fmt.Errorf("node.admin.address %q: %w", a.settings.Address, err)
+		return err // which names the address
 	}
 	a.listener = l
 	return nil

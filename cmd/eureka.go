@@ -47,7 +47,7 @@ func (n *node) openEureka(ctx context.Context, s nodeSettings) error {
 	}
 	l, err := s.sockets.Listen(ctx, eurekaLabel, c.Address)
 	if err != nil {
-		return fmt.Errorf("node.registry.eureka.address %q: %w", c.Address, err)
+		return s.unbound("node.registry.eureka.address", err)
 	}
 	n.eureka = &eurekaServer{eureka.New(x), l}
 	n.metrics.Eureka(func() []metrics.EurekaCount {

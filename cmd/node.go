@@ -65,6 +65,7 @@ type nodeSettings struct {
 	plugins []plugins.Factory // besides the built-in ones
 	config  *config.Config
 	source  *config.Source
+	own     *config.Source // set by open: the node's own file, also where source is a revision's
 	load    func() (*config.Config, *config.Source, error)
 	watch   []string
 	log     io.Writer
@@ -89,6 +90,7 @@ func newNode(ctx context.Context, s nodeSettings) (*node, error) {
 func (n *node) open(ctx context.Context, s nodeSettings) (err error) {
 	c := s.config.Node
 	c.Name = nodeName(c)
+	s.own = s.source
 	if n.log, err = logging.New(s.log, logging.Settings{Level: c.Log.Level, Format: c.Log.Format}); err != nil {
 		return err
 	}
@@ -233,7 +235,15 @@ func (n *node) openAdmin(ctx context.Context, set nodeSettings) (err error) {
 	if err != nil {
 		return err
 	}
-	return n.admin.Bind(ctx)
+	if err := n.admin.Bind(ctx); err != nil {
+		return set.unbound("node.admin.address", err)
+	}
+	return nil
+}
+
+// unbound gives an address of the node that cannot be bound its place.
+func (s *nodeSettings) unbound(path string, err error) error {
+	return s.own.Place(err, problem.Problem{Path: path, Message: err.Error()})
 }
 
 // stop drains: readiness fails first, then listeners close, requests in flight

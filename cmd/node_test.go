@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -212,6 +213,39 @@ func TestAStartThatFailsLeavesNothingOpen(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestBusyAddressesOfANode: whoever starts it is told where each stands, in the
+// node's own file, and the demo, which looks for others, what is wrong with it.
+func TestBusyAddressesOfANode(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	busy := taken.Addr().String()
+	dir := t.TempDir()
+	start := func(text, want string) {
+		t.Helper()
+		s, path, _ := settings(t, strings.NewReplacer("DATA", filepath.Join(dir, "data"), "BUSY", busy).Replace(text))
+		n, err := newNode(context.Background(), s)
+		if err == nil {
+			t.Error(errors.Join(errors.New("it has started"), n.close(context.Background())))
+			return
+		}
+		if want = path + ":" + want + ": listen tcp " + busy + ": bind: address already in use"; err.Error() != want || !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("got  %v\nwant %s", err, want)
+		}
+	}
+	const quiet = ", data_dir: DATA, access_log: { path: \"off\" }"
+	start("node: { admin: { address: \"BUSY\" }"+quiet+" }\nlisteners: { web: { address: \"127.0.0.1:0\" } }\n", "1:27: node.admin.address")
+	start("node: { admin: { address: \"off\" }"+quiet+" }\nlisteners:\n  web: { address: \"BUSY\" }\n", "3:19: listeners.web.address")
+	start("node:\n  registry: { eureka: { auth: none, address: \"BUSY\" } }\n  admin: { address: \"off\" }\n  data_dir: DATA\n  access_log: { path: \"off\" }\nlisteners: { web: { address: \"127.0.0.1:0\" } }\n", "2:46: node.registry.eureka.address")
+	// A revision says nothing of it.
+	n := newFleetNode(t, dir, "n1", "")
+	n.apply(shared("one"))
+	n.end()
+	start("node:\n  config: store\n  admin: { address: \"BUSY\" }\n  data_dir: DATA\n  access_log: { path: \"off\" }\n", "3:21: node.admin.address")
 }
 
 func TestTheDemoServes(t *testing.T) {

@@ -101,6 +101,19 @@ func (p Problems) Error() string {
 	return string(b)
 }
 
+// Place is err as what it means for the config: its text is that of problems,
+// with their places, and it is still the error that it was.
+func (s *Source) Place(err error, all ...problem.Problem) error {
+	return &placedError{s.Locate(all), err}
+}
+
+type placedError struct {
+	Problems
+	cause error
+}
+
+func (e *placedError) Unwrap() []error { return []error{e.Problems, e.cause} }
+
 // tree is what all files together say.
 type tree struct {
 	root  *yaml.Node

@@ -266,7 +266,7 @@ func located(err error, src *config.Source) error {
 	for _, u := range unbound {
 		p.Add(u.Path, "%v", u.Err)
 	}
-	return src.Locate(p.All())
+	return src.Place(err, p.All()...)
 }
 
 // Status is a copy of the current status.
