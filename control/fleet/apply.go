@@ -144,16 +144,19 @@ func (p *Publisher) rollback(ctx context.Context, a *Applied) {
 			}
 			r = p.sign(n, Draft{Data: back.Data, Author: a.Revision.Author, Message: message})
 		}
-		return p.put(ctx, r)
+		return p.put(ctx, r, 0)
 	})
 	if err == nil {
 		a.BackTo, a.Rollback = n-1, r.Number
 		return
 	}
-	if errors.Is(err, store.ErrConflict) {
+	could := "could not be"
+	if unknown := (*UnknownError)(nil); errors.As(err, &unknown) {
+		could = "may not have been"
+	} else if errors.Is(err, store.ErrConflict) {
 		err = errors.New("somebody has published another one since")
 	}
-	a.Error = fmt.Sprintf("it could not be taken back: %v", err)
+	a.Error = fmt.Sprintf("it %s taken back: %v", could, err)
 }
 
 // insist does something with the store until that is done, somebody else was

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/gatehouse-proxy/gatehouse/config"
@@ -90,6 +91,18 @@ func (e *StaleError) Error() string {
 	return fmt.Sprintf("revision %d is the newest, not %d: look at what has changed, and apply again", e.Latest, e.Expected)
 }
 
+// UnknownError says that a revision may have been published, or may not: the
+// answer was lost, and the store could not be asked since.
+type UnknownError struct {
+	Number uint64
+	Why    error // what the store said last
+}
+
+// Error implements error.
+func (e *UnknownError) Error() string {
+	return fmt.Sprintf("whether revision %d was published is not known (%v): gatehouse history tells", e.Number, e.Why)
+}
+
 // ErrNoControl: the node cannot publish.
 var ErrNoControl = errors.New("this node has no control role (node.control.enabled): ask one that has")
 
@@ -103,7 +116,8 @@ func (e *DraftError) Error() string { return e.Why }
 
 // Publish checks a draft and publishes it. What is wrong with the config is of
 // type config.Problems where places can be named. Somebody else being faster is
-// a *StaleError or store.ErrConflict.
+// a *StaleError or store.ErrConflict; a store that falls silent is an
+// *UnknownError.
 func (p *Publisher) Publish(ctx context.Context, d Draft) (*store.Revision, error) {
 	if err := d.check(); err != nil {
 		return nil, err
@@ -119,7 +133,7 @@ func (p *Publisher) Publish(ctx context.Context, d Draft) (*store.Revision, erro
 		return nil, &StaleError{*d.Expect, n}
 	}
 	r := p.sign(n, d)
-	if err := p.put(ctx, r); err != nil {
+	if err := p.put(ctx, r, patience); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -181,23 +195,40 @@ func (p *Publisher) sign(n uint64, d Draft) *store.Revision {
 	return p.s.Key.New(n+1, d.Data, d.Author, d.Message, p.s.Follower.s.Now())
 }
 
-// put publishes a revision; again is allowed where it is not known whether that
-// was done.
-func (p *Publisher) put(ctx context.Context, r *store.Revision) error {
-	err := p.s.Store.Publish(ctx, r)
-	if err != nil {
-		// It may have been published though the answer was lost.
-		if got, e := p.s.Store.Revision(ctx, r.Number); e == nil && string(got.Signature) == string(r.Signature) {
-			err = nil
+// put publishes a revision. While it is not known whether that was done it asks,
+// for as long as told; to put the same one again is allowed.
+func (p *Publisher) put(ctx context.Context, r *store.Revision, long time.Duration) error {
+	if err := p.s.Store.Publish(ctx, r); err != nil {
+		if err = p.landed(ctx, r, err, long); err != nil {
+			return err
 		}
-	}
-	if err != nil {
-		return err
 	}
 	p.s.Log.Info("revision published", "revision", r.Number, "author", r.Author, "message", r.Message)
 	p.s.Follower.Poke()
 	p.prune(ctx, r.Number)
 	return nil
+}
+
+// landed is nil if the store has r, of which it said otherwise: the answer may
+// have been lost, also the one to an earlier try.
+func (p *Publisher) landed(ctx context.Context, r *store.Revision, said error, long time.Duration) error {
+	for end := time.Now().Add(long); ; sleep(ctx, asking) {
+		got, err := p.s.Store.Revision(ctx, r.Number)
+		switch {
+		case err == nil && string(got.Signature) == string(r.Signature):
+			return nil
+		case err == nil:
+			return store.ErrConflict
+		case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrMalformed):
+			return said
+		}
+		if ctx.Err() != nil || !time.Now().Before(end) {
+			if !errors.Is(said, store.ErrConflict) {
+				err = said
+			}
+			return &UnknownError{r.Number, err}
+		}
+	}
 }
 
 // prune removes what is older than the store is to keep. If it cannot, the next
