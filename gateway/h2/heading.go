@@ -235,6 +235,8 @@ func (h *heading) line() {
 	case connect:
 		h.why = reason.MethodRefused
 		h.path = h.authority
+	case strings.IndexByte(h.method, ' ') >= 0:
+		h.why = reason.BadMethod // in a line it would end there
 	case h.path[0] != '/' && h.path != "*":
 		h.why = reason.BadTarget // HTTP/1 would allow a URI
 	case extended && (h.protocol != wire.WebSocket || !h.s.settings.WebSockets): // which may have changed since
