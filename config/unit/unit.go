@@ -4,6 +4,7 @@ package unit
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -11,6 +12,12 @@ import (
 
 // Duration is written with its unit: "250ms", "5s", "1h30m", "7d".
 type Duration time.Duration
+
+const (
+	day = 24 * time.Hour
+	// maxDays is the most that is written in days: what 16 bits hold.
+	maxDays = math.MaxUint16
+)
 
 // D is d as the standard library's type.
 func (d Duration) D() time.Duration { return time.Duration(d) }
@@ -21,7 +28,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		n, err := strconv.ParseUint(days, 10, 16)
 		if err == nil {
-			*d = Duration(time.Duration(n) * 24 * time.Hour)
+			*d = Duration(time.Duration(n) * day)
 			return nil
 		}
 	}
@@ -45,8 +52,8 @@ func (d Duration) String() string {
 	if v == 0 {
 		return "0s"
 	}
-	if v%(24*time.Hour) == 0 {
-		return strconv.FormatInt(int64(v/(24*time.Hour)), 10) + "d"
+	if v%day == 0 && v <= maxDays*day {
+		return strconv.FormatInt(int64(v/day), 10) + "d"
 	}
 	s := v.String()
 	if strings.HasSuffix(s, "m0s") {

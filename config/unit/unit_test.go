@@ -41,6 +41,7 @@ func TestDurationString(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0: "0s", time.Hour: "1h", 10 * time.Minute: "10m", 100 * time.Minute: "1h40m", 48 * time.Hour: "2d",
 		36 * time.Hour: "36h", 90 * time.Second: "1m30s", time.Hour + time.Second: "1h0m1s",
+		65535 * 24 * time.Hour: "65535d", 65536 * 24 * time.Hour: "1572864h", // more days are refused
 	} {
 		if got := unit.Duration(d).String(); got != want {
 			t.Errorf("%v is written %q, want %q", d, got, want)
@@ -79,6 +80,7 @@ func TestSizeRefuses(t *testing.T) {
 func TestTextReadsBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := unit.Duration(rapid.Int64Range(0, math.MaxInt64).Draw(t, "duration"))
+		d -= d % unit.Duration(rapid.SampledFrom([]time.Duration{1, time.Minute, 24 * time.Hour}).Draw(t, "whole"))
 		z := unit.Size(rapid.Int64Range(0, 1<<50).Draw(t, "size"))
 		var d2 unit.Duration
 		var z2 unit.Size

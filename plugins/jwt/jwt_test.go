@@ -237,6 +237,37 @@ func TestEveryKindOfKey(t *testing.T) {
 	}
 }
 
+// One coordinate in 256 begins with a zero, which belongs to it (RFC 7518, 6.2.1.2);
+// what begins a modulus and does not belong there some servers write all the same.
+func TestKeysThatBeginWithZero(t *testing.T) {
+	enc := base64.RawURLEncoding
+	accepted := func(name, jwks, alg string, private any) {
+		t.Helper()
+		p := start(t, "{audiences: [api], jwks: '"+jwks+"'}", "")
+		if r := ask(t, p, bearer(sign(t, pair{alg, "", private}, claims(nil), nil))); r.Status != 200 {
+			t.Errorf("%s: %d %v", name, r.Status, r.Refusal)
+		}
+	}
+	for at, name := range map[int]string{1: "x", 33: "y"} { // of the point 4, x, y
+		for {
+			k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := k.PublicKey.Bytes()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b[at] == 0 {
+				accepted(name, fmt.Sprintf(`{"kty":"EC","crv":"P-256","x":%q,"y":%q}`, enc.EncodeToString(b[1:33]), enc.EncodeToString(b[33:])), "ES256", k)
+				break
+			}
+		}
+	}
+	k := pairs()["rsa"].private.(*rsa.PrivateKey)
+	accepted("modulus", fmt.Sprintf(`{"kty":"RSA","e":"AQAB","n":%q}`, enc.EncodeToString(append([]byte{0}, k.N.Bytes()...))), "RS256", k)
+}
+
 // The attacks of RFC 8725, section 2, and their relatives.
 func TestForgedTokensAreRefused(t *testing.T) {
 	p := start(t, inline(t, "", "rsa", "ec", "ed"), "")
