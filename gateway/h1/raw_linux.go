@@ -3,6 +3,8 @@ package h1
 import (
 	"net"
 	"syscall"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket/nowait"
 )
 
 // rawConn gives access to the socket below t; nil if there is none any more.
@@ -55,7 +57,7 @@ func (c *conn) serveReady(fd uintptr) (done bool) {
 		c.getState()
 		c.makeRoom()
 		in := c.s.in[c.w:]
-		n, err := syscall.Read(c.fd, in)
+		n, err := nowait.Read(c.fd, in)
 		switch {
 		case n > 0:
 			// A FIN that came with these bytes gives no edge of its own. Clients that
@@ -80,7 +82,7 @@ func (c *conn) serveReady(fd uintptr) (done bool) {
 // writeNow writes what the socket takes at once; inReady only.
 func (c *conn) writeNow(p []byte) (rest []byte, err error) {
 	for len(p) > 0 {
-		n, err := syscall.Write(c.fd, p)
+		n, err := nowait.Write(c.fd, p)
 		switch {
 		case n > 0:
 			p = p[n:]

@@ -6,6 +6,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gatehouse-proxy/gatehouse/gateway/socket/nowait"
 )
 
 // rawState is what a connection needs to work on its socket directly.
@@ -44,7 +46,7 @@ func (c *Conn) quiet() bool {
 // all make it readable.
 func (c *Conn) nothingToRead(fd int) bool {
 	c.raw.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}
-	n, err := unix.Poll(c.raw.poll[:], 0)
+	n, err := nowait.Poll(c.raw.poll[:])
 	return n == 0 || err == unix.EINTR
 }
 
@@ -82,7 +84,7 @@ func (c *Conn) ready(fd uintptr) bool {
 	}
 	for {
 		c.room()
-		n, err := syscall.Read(int(fd), c.in[c.w:])
+		n, err := nowait.Read(int(fd), c.in[c.w:])
 		switch {
 		case n > 0:
 			c.w += n
@@ -104,7 +106,7 @@ func (c *Conn) ready(fd uintptr) bool {
 
 func (c *Conn) writeRaw(fd int, p []byte) error {
 	for len(p) > 0 {
-		n, err := syscall.Write(fd, p)
+		n, err := nowait.Write(fd, p)
 		switch {
 		case n > 0:
 			p = p[n:]
