@@ -42,7 +42,7 @@ node:
 func newFleetNode(t *testing.T, dir, name, more string) *fleetNode {
 	t.Helper()
 	path := filepath.Join(dir, "node.yaml")
-	text := strings.NewReplacer("NAME", name, "DIR", dir).Replace(ofStore + more)
+	text := strings.NewReplacer("NAME", name, "DIR", dir).Replace(ofStore) + more // in which a key may spell DIR
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

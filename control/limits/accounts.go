@@ -72,9 +72,19 @@ var periodNames = [2]string{".d20060102", ".m200601"}
 func periodOf(i int, now time.Time, in *time.Location) (start, end time.Time) {
 	y, m, d := now.In(in).Date()
 	if i == 0 {
-		return time.Date(y, m, d, 0, 0, 0, 0, in), time.Date(y, m, d+1, 0, 0, 0, 0, in)
+		return midnight(y, m, d, in), midnight(y, m, d+1, in)
 	}
-	return time.Date(y, m, 1, 0, 0, 0, 0, in), time.Date(y, m+1, 1, 0, 0, 0, 0, in)
+	return midnight(y, m, 1, in), midnight(y, m+1, 1, in)
+}
+
+// midnight is when a day begins. Where summer does so too, as in Santiago, clocks
+// go from 24:00 to 01:00 at once, and what time.Date takes for midnight is 23:00.
+func midnight(y int, m time.Month, d int, in *time.Location) time.Time {
+	t := time.Date(y, m, d, 0, 0, 0, 0, in)
+	if t.Hour() >= 12 {
+		_, t = t.ZoneBounds()
+	}
+	return t
 }
 
 // ledger returns the one of a name, and of where days begin.

