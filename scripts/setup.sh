@@ -27,6 +27,8 @@ if ! command -v apt-get >/dev/null; then
 fi
 sudo=()
 if (( EUID != 0 )); then sudo=(sudo); fi
-"${sudo[@]}" apt-get update -qq
-DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+# A mirror may fail for a moment, and another program may be installing something.
+patient=(-o Acquire::Retries=5 -o DPkg::Lock::Timeout=120)
+"${sudo[@]}" apt-get "${patient[@]}" update -qq
+DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get "${patient[@]}" install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 echo "setup: installed ${missing[*]}"

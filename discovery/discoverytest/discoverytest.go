@@ -98,11 +98,11 @@ func (r *Run) Works() {
 	r.Until("a good answer", func() bool { return r.Last().Err == nil })
 }
 
-// Until waits for up to two minutes, since a source that has failed a few times
-// takes its time.
+// Until waits for up to four minutes: a source that has failed a few times takes
+// a minute and a half to try again, and may fail once more.
 func (r *Run) Until(what string, ok func() bool) {
 	r.t.Helper()
-	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(4 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}

@@ -83,7 +83,7 @@ func startEngine(t *testing.T) *engine {
 	t.Cleanup(func() {
 		// What ends with the daemon leaves its control groups; this does not.
 		_, _ = e.try("sh", "-c", "docker ps --all --quiet | xargs -r docker rm --force --volumes")
-		_ = e.daemon.Process.Kill()
+		e.end()
 		<-exited
 	})
 	tail := func() string {
@@ -117,6 +117,17 @@ func startEngine(t *testing.T) *engine {
 		skip("a container with nothing but the binary does not run: %v, %q\n%s", err, out, tail())
 	}
 	return e
+}
+
+// end kills the daemon as the first process of its namespace. With it end all
+// others there, and unshare, which waits for it, ends last: nobody writes to the
+// test's folder any more.
+func (e *engine) end() {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", e.daemon.Process.Pid))
+	if child, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && syscall.Kill(child, syscall.SIGKILL) == nil {
+		return
+	}
+	_ = e.daemon.Process.Kill() // it has no child yet, or none any more
 }
 
 // try runs a command against the daemon, for five minutes at most.
@@ -157,11 +168,12 @@ func (e *engine) inspect(t *testing.T, container, field string) string {
 func (e *engine) waitFor(t *testing.T, container, field, want string) {
 	t.Helper()
 	eventually(t, container+": "+field+" "+want, func() error {
-		if have := e.inspect(t, container, field); have != want {
+		have, err := e.try("docker", "inspect", "--format", "{{"+field+"}}", container)
+		if have = strings.TrimSpace(have); err == nil && have != want {
 			logs, _ := e.try("docker", "logs", "--tail", "10", container)
-			return fmt.Errorf("it is %s\n%s", have, logs)
+			err = fmt.Errorf("it is %s\n%s", have, logs)
 		}
-		return nil
+		return err
 	})
 }
 
@@ -226,23 +238,25 @@ func (e *engine) answers(u, want string) func() error {
 
 // metric is what a container shows on its admin port: the sum of the series that
 // begin so.
-func (e *engine) metric(t *testing.T, container, series string) (sum float64) {
-	t.Helper()
-	address := e.inspect(t, container, "range .NetworkSettings.Networks}}{{.IPAddress}}{{end")
-	_, body, err := e.get("http://" + address + ":9901/metrics")
+func (e *engine) metric(container, series string) (sum float64, err error) {
+	address, err := e.try("docker", "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container)
 	if err != nil {
-		t.Fatal(err)
+		return 0, err
+	}
+	_, body, err := e.get("http://" + strings.TrimSpace(address) + ":9901/metrics")
+	if err != nil {
+		return 0, err
 	}
 	for line := range strings.Lines(body) {
 		if strings.HasPrefix(line, series) {
 			v, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndexByte(line, ' ')+1:]), 64)
 			if err != nil {
-				t.Fatal(err)
+				return 0, err
 			}
 			sum += v
 		}
 	}
-	return sum
+	return sum, nil
 }
 
 // file is one of an image: content, or what is in a file of this machine, or a

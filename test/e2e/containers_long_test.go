@@ -251,8 +251,8 @@ func testCompose(t *testing.T, e *engine) {
 			t.Fatalf("%d %q", code, body)
 		}
 		for _, node := range []string{"node-1", "node-2"} {
-			if e.metric(t, ids[node], series) == 0 {
-				return fmt.Errorf("%s has refused nothing", node)
+			if n, err := e.metric(ids[node], series); err != nil || n == 0 {
+				return fmt.Errorf("%s has refused %v, %v", node, n, err)
 			}
 		}
 		return nil
@@ -264,8 +264,8 @@ func testCompose(t *testing.T, e *engine) {
 	// A node that crashes is started again. Connections it had taken end with it;
 	// everything else is answered.
 	both := func() error {
-		if n := e.metric(t, ids["balancer"], `gatehouse_upstream_endpoint_healthy{`); n != 2 {
-			return fmt.Errorf("the balancer has %v nodes", n)
+		if n, err := e.metric(ids["balancer"], `gatehouse_upstream_endpoint_healthy{`); err != nil || n != 2 {
+			return fmt.Errorf("the balancer has %v nodes, %v", n, err)
 		}
 		return nil
 	}
@@ -299,10 +299,18 @@ func testCompose(t *testing.T, e *engine) {
 	compose("start", "node-1")
 	quietly("node-1 is back", both)
 	// Redis keeps what it has, and its password.
-	before := e.metric(t, ids["node-1"], "gatehouse_fleet_revision_number ")
+	number := func() float64 {
+		t.Helper()
+		n, err := e.metric(ids["node-1"], "gatehouse_fleet_revision_number ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := number()
 	compose("restart", "redis")
 	quietly("all is well without Redis and after", well("node-1", "node-2"))
-	if after := e.metric(t, ids["node-1"], "gatehouse_fleet_revision_number "); before != 2 || after != before {
+	if after := number(); before != 2 || after != before {
 		t.Errorf("revision %v, then %v", before, after)
 	}
 }

@@ -37,11 +37,31 @@ func build(t *testing.T, module string, packages ...string) string {
 	t.Helper()
 	dir := t.TempDir() + "/"
 	began := time.Now()
-	cmd := exec.Command("go", append([]string{"build", "-ldflags=-s -w", "-o", dir}, packages...)...)
-	cmd.Dir = module
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out)
+	run := func(args ...string) error {
+		cmd := exec.Command("go", append(args, packages...)...)
+		cmd.Dir = module
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOWORK=off")
+		var errs bytes.Buffer
+		cmd.Stderr = &errs
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, errs.Bytes())
+		}
+		return nil
+	}
+	// This gets their modules, from a network that may fail for a moment.
+	for tries := 1; ; tries++ {
+		err := run("list", "-deps")
+		if err == nil {
+			break
+		}
+		if tries == 5 {
+			t.Fatal(err)
+		}
+		t.Log(err)
+		time.Sleep(time.Duration(tries) * 5 * time.Second)
+	}
+	if err := run("build", "-ldflags=-s -w", "-o", dir); err != nil {
+		t.Fatal(err)
 	}
 	t.Logf("%s built in %v", path.Base(module), time.Since(began).Round(time.Second))
 	return dir
