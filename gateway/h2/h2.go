@@ -12,7 +12,6 @@ package h2
 
 import (
 	"crypto/tls"
-	"hash/maphash"
 	"net"
 	"net/netip"
 	"sync"
@@ -98,7 +97,6 @@ type Server struct {
 	settings atomic.Pointer[Settings]
 	streams  sync.Pool
 	workers  workers
-	seed     maphash.Seed
 	conns    *live.Set[*conn]
 	clock    *live.Clock // moves from the first connection on
 	closing  atomic.Bool
@@ -108,7 +106,7 @@ type Server struct {
 
 // New returns a server. Close ends what its first connection starts.
 func New(settings Settings) *Server {
-	s := &Server{seed: maphash.MakeSeed(), conns: live.NewSet[*conn]()}
+	s := &Server{conns: live.NewSet[*conn]()}
 	s.clock = live.NewClock(s.sweep)
 	s.settings.Store(&settings)
 	return s
