@@ -197,7 +197,7 @@ func TestWithoutTheOthers(t *testing.T) {
 				if first < 81*day || first > 86*day {
 					t.Errorf("the first order is after %s", first)
 				}
-				asked[first.Round(time.Minute)] = true
+				asked[first.Round(time.Second)] = true
 				if f := s.Stats(); f.Orders["unreachable"] == 0 || f.Orders["store_away"] == 0 {
 					t.Errorf("%+v", f)
 				}
