@@ -63,7 +63,9 @@ type Identity struct {
 	// Subject is the credential's own name for the caller: a JWT's sub, a
 	// user name, a SPIFFE ID.
 	Subject string
-	// Claims are a verified token's claims; nil without one. Read only.
+	// Claims are a verified token's claims; nil without one. Read only. Numbers
+	// are float64; integers that a float64 would round are int64 or uint64, and
+	// json.Number beyond 64 bits.
 	Claims map[string]any
 	// Scopes are the token's scopes.
 	Scopes []string

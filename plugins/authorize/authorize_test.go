@@ -37,6 +37,7 @@ func signedIn(t testing.TB) func(*exchange.Exchange) {
 	if err := json.Unmarshal([]byte(token), &c); err != nil {
 		t.Fatal(err)
 	}
+	c["id"], c["huge"] = int64(1<<53+1), json.Number("18446744073709551617") // as plugins/jwt gives them
 	return func(e *exchange.Exchange) {
 		e.Identity = exchange.Identity{
 			Consumer: &exchange.Consumer{Name: "alice", Groups: []string{"staff", "ops"}}, Subject: "u1", Claims: c, Scopes: []string{"read"},
@@ -78,6 +79,9 @@ func TestExpressions(t *testing.T) {
 		`subject == "u1" && route == "test" && "read" in scopes`: yes,
 		`claims.level >= 5 && claims.level == 5`:                 yes,
 		`claims.n == 1.5`:                                        yes,
+		`claims.id == 9007199254740993`:                          yes,
+		`claims.id == 9007199254740992`:                          no,
+		`claims.huge == "18446744073709551617"`:                  yes,
 		`claims.admin`:                                           yes,
 		`claims["admin"] == true`:                                yes,
 		`"admin" in claims.roles`:                                yes,

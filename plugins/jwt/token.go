@@ -84,8 +84,8 @@ func verify(token []byte, keys *keySet, allowed []string, wantType string) (map[
 	if payload == nil {
 		return nil, fail("the token's signature is wrong", "no key %.64q with algorithm %s has made this signature", h.KeyID, h.Algorithm)
 	}
-	var claims map[string]any
-	if err := json.Unmarshal(payload, &claims); err != nil || claims == nil {
+	claims, ok := decode(payload)
+	if !ok {
 		return nil, fail("the token is malformed", "the payload is not a JSON object")
 	}
 	return claims, nil
@@ -169,8 +169,18 @@ func date(claims map[string]any, name string) (seconds float64, has, ok bool) {
 	if !has {
 		return 0, false, true
 	}
-	seconds, ok = v.(float64)
-	return seconds, true, ok
+	switch v := v.(type) {
+	case float64:
+		return v, true, true
+	case int64:
+		return float64(v), true, true
+	case uint64:
+		return float64(v), true, true
+	case json.Number:
+		seconds, err := v.Float64()
+		return seconds, true, err == nil
+	}
+	return 0, true, false
 }
 
 // hasOne is true if the claim is, or as a list has, one of the values.
@@ -180,7 +190,7 @@ func hasOne(claim any, values []string) bool {
 		return slices.Contains(values, v)
 	case bool:
 		return slices.Contains(values, fmt.Sprint(v))
-	case float64:
+	case float64, int64, uint64, json.Number:
 		text, err := json.Marshal(v)
 		return err == nil && slices.Contains(values, string(text))
 	case []any:

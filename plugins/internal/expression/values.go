@@ -1,6 +1,7 @@
 package expression
 
 import (
+	"encoding/json"
 	"fmt"
 	"reflect"
 
@@ -183,6 +184,8 @@ func (s *Scene) value(v any) ref.Val {
 		return &object{scene: s, source: claims(v)}
 	case []any:
 		return types.NewDynamicList(listAdapter{s}, v)
+	case json.Number: // an integer beyond 64 bits: CEL would round it
+		return types.String(v)
 	}
 	return types.DefaultTypeAdapter.NativeToValue(v)
 }
