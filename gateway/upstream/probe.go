@@ -73,10 +73,10 @@ func (p *httpProber) probe(ctx context.Context, address string) error {
 		return shortError(ctx, err)
 	}
 	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.Close() })() // unblocks reads and writes
 	if protocol, _ := protocolOf(c); protocol == "h2" || protocol == "" && p.settings.HTTP2 {
 		return p.probeHTTP2(ctx, c, address)
 	}
+	defer context.AfterFunc(ctx, func() { c.Close() })() // unblocks reads and writes
 	host := p.settings.Host
 	if host == "" {
 		host = address

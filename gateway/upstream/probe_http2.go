@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,63 +25,71 @@ import (
 // ended: of that the HTTP/2 client tells only that something went wrong.
 type overheard struct {
 	net.Conn
-	ended chan struct{} // the client reads no more
+	turn sync.Mutex // held while reading: by the client, then by explain
 
 	mu    sync.Mutex // guards what follows
 	begin []byte     // at most len(http1Reply)
-	err   error      // the first of reading
-	over  bool       // ended is closed
+	err   error      // how reading ended; a deadline is no end
 }
 
 const http1Reply = "HTTP/1."
 
 // Read implements net.Conn.
 func (o *overheard) Read(p []byte) (int, error) {
+	o.turn.Lock()
+	defer o.turn.Unlock()
 	n, err := o.Conn.Read(p)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if missing := len(http1Reply) - len(o.begin); missing > 0 {
 		o.begin = append(o.begin, p[:min(n, missing)]...)
 	}
-	if err != nil && o.err == nil {
+	if err != nil && o.err == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		o.err = err
-		o.end()
 	}
 	return n, err
 }
 
-// end closes ended, once. o.mu is held.
-func (o *overheard) end() {
-	if !o.over {
-		o.over = true
-		close(o.ended)
-	}
+// said is what is known.
+func (o *overheard) said() (begin string, end error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return string(o.begin), o.err
 }
 
 // Close implements net.Conn for the client, which has given up. Whoever has
 // dialed closes the connection.
-func (o *overheard) Close() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.end()
-	return nil
-}
+func (*overheard) Close() error { return nil }
 
 // lastWords is how long an endpoint that has broken off may take to say why.
 const lastWords = 50 * time.Millisecond
 
+// hearOut reads what the endpoint has still said. It begins twice with an
+// endpoint that has said nothing, since on a machine that stalls the time may be
+// over before anything is read.
+func (o *overheard) hearOut() (begin string, end error) {
+	var b [512]byte
+	for range 2 {
+		_ = o.SetReadDeadline(time.Now().Add(lastWords)) // fails only where reading does
+		for err := error(nil); err == nil; {
+			if begin, end = o.said(); end != nil {
+				return begin, end
+			}
+			_, err = o.Read(b[:])
+		}
+		if begin, end = o.said(); begin != "" {
+			break
+		}
+	}
+	return begin, end
+}
+
 // explain finds out why the client failed with err.
 func (o *overheard) explain(ctx context.Context, err error) error {
-	_ = o.SetReadDeadline(time.Now().Add(lastWords)) // fails only where reading does
-	<-o.ended
-	o.mu.Lock()
-	begin, cause := string(o.begin), o.err
-	o.mu.Unlock()
-	if begin == "" && cause == nil { // the client gave up when it could not write
-		var b [len(http1Reply)]byte
-		_, cause = io.ReadFull(o.Conn, b[:])
-		begin = string(b[:])
+	if errors.Is(ctx.Err(), context.Canceled) { // nobody wants to know
+		return shortError(ctx, err)
 	}
+	begin, cause := o.hearOut()
 	switch {
 	case errors.Is(cause, reason.UpstreamTLS):
 		return cause
@@ -92,25 +101,44 @@ func (o *overheard) explain(ctx context.Context, err error) error {
 	return shortError(ctx, err)
 }
 
-// roundTrip sends one request by HTTP/2. The reply's body must be closed.
+// interrupt ends all reading and writing on c when ctx does, but leaves it open:
+// what has come by then can still be read. The function it returns takes that
+// back; when it has returned, nothing is interrupted any more.
+func interrupt(ctx context.Context, c net.Conn) (stop func()) {
+	done := make(chan struct{})
+	off := context.AfterFunc(ctx, func() {
+		defer close(done)
+		_ = c.SetDeadline(time.Unix(1, 0)) // fails only where there is nothing to interrupt
+	})
+	return func() {
+		if !off() {
+			<-done
+		}
+	}
+}
+
+// roundTrip sends one request by HTTP/2. The reply's body must be closed; it ends
+// with ctx.
 func roundTrip(ctx context.Context, c net.Conn, r *http.Request) (*http.Response, error) {
 	r.URL.Scheme = "http"
 	if _, secure := protocolOf(c); secure {
 		r.URL.Scheme = "https"
 	}
 	r.Header.Set("User-Agent", "gatehouse-health")
-	o := &overheard{Conn: c, ended: make(chan struct{})}
+	o := &overheard{Conn: c}
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true) // encrypted or not is settled by now
 	t := &http.Transport{
 		Protocols: protocols, DisableCompression: true, MaxResponseHeaderBytes: maxProbeReply,
 		DialContext: func(context.Context, string, string) (net.Conn, error) { return o, nil },
 	}
+	stop := interrupt(ctx, c)
+	var reply *http.Response
 	cc, err := t.NewClientConn(ctx, "http", r.URL.Host)
-	if err != nil {
-		return nil, o.explain(ctx, err)
+	if err == nil {
+		reply, err = cc.RoundTrip(r.WithContext(ctx))
 	}
-	reply, err := cc.RoundTrip(r.WithContext(ctx))
+	stop()
 	if err != nil {
 		return nil, o.explain(ctx, err)
 	}
@@ -144,7 +172,6 @@ func (p *grpcProber) probe(ctx context.Context, address string) error {
 		return shortError(ctx, err)
 	}
 	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.Close() })() // unblocks reads and writes
 	message := appendHealthRequest(nil, p.service)
 	reply, err := roundTrip(ctx, c, &http.Request{
 		Method: http.MethodPost, URL: &url.URL{Host: address, Path: "/grpc.health.v1.Health/Check"},

@@ -4,14 +4,17 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -238,6 +241,38 @@ func TestGRPCProbeOfOthers(t *testing.T) {
 	}
 }
 
+// late is a connection to an endpoint that has refused us, on a machine that
+// stalls: nothing of it is read before a deadline has passed.
+type late struct {
+	net.Conn // a pipe on which nothing comes
+	passed   atomic.Bool
+}
+
+func (l *late) Write(p []byte) (int, error) { return len(p), nil }
+
+func (l *late) Read(p []byte) (int, error) {
+	if l.passed.Load() {
+		return 0, &dial.Error{Detail: "the endpoint requires a client certificate"}
+	}
+	n, err := l.Conn.Read(p)
+	l.passed.Store(errors.Is(err, os.ErrDeadlineExceeded))
+	return n, err
+}
+
+// A refusal that has come is the reason, also when the time is over.
+func TestProbeHTTP2OfARefusalThatIsReadLate(t *testing.T) {
+	for _, h := range []HealthSettings{{Type: "grpc"}, {Type: "http", Path: "/", HTTP2: true}} {
+		a, b := net.Pipe()
+		c := &late{Conn: a}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		err := newProber(h, func(context.Context, string, string) (net.Conn, error) { return c, nil }).probe(ctx, "a.test:443")
+		cancel()
+		expectProbe(t, h.Type, err, "the endpoint requires a client certificate")
+		a.Close()
+		b.Close()
+	}
+}
+
 func TestProbeHTTP2OfTheSilent(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)
@@ -248,6 +283,20 @@ func TestProbeHTTP2OfTheSilent(t *testing.T) {
 		cancel()
 		expectProbe(t, h.Type, err, "timeout")
 	}
+	// Who begins to answer, and no more.
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/grpc")
+		w.WriteHeader(http.StatusOK)
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	expectProbe(t, "half a reply", newProber(HealthSettings{Type: "grpc"}, plainDial).probe(ctx, s.Listener.Addr().String()), "timeout")
 }
 
 func FuzzHealthReply(f *testing.F) {
