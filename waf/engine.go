@@ -63,6 +63,7 @@ func build(p *program) (*engine, error) {
 }
 
 func compile(p *program) (coraza.WAF, error) {
+	ownOperators()
 	// The rule set's data files are found where the text is: at the root.
 	root, err := fs.Sub(coreruleset.FS, crsDir)
 	if err != nil {

@@ -43,6 +43,7 @@ func TestMistakesInPolicies(t *testing.T) {
 		{rules(`SecRule NOSUCH "@rx a" "id:1,phase:1,deny"`), r + "line 1: failed to compile"},
 		{rules(`SecRule ARGS "@pmFromFile ../../etc/passwd" "id:1,phase:1,deny"`), r + "line 1: failed to compile"},
 		{rules(`SecRule ARGS "@pmFromFile /etc/passwd" "id:1,phase:1,deny"`), r + "line 1: failed to compile"},
+		{rules(`SecRule ARGS "@pm" "id:1,phase:1,deny"`), r + "line 1: failed to compile the directive \"secrule\": @pm needs a phrase to look for"},
 		{rules(`SecRule ARGS @rx`), r + "line 1: SecRule must read"},
 		{rules(`SecRule ARGS "@rx a" "phase:1,deny"`), r + "line 1: the rule has no valid id"},
 		{rules("SecAction \"id:1,phase:1,pass\"\n\nSecAction \"id:1,phase:2,pass\""), r + "line 3: rule ID 1 is taken"},
