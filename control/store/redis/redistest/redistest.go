@@ -189,9 +189,23 @@ func StartSentinels(t testing.TB) *Sentinels {
 		for _, x := range sentinels {
 			x.Do(t, "SENTINEL", "SET", Name, "down-after-milliseconds", impatient)
 		}
+		again := time.AfterFunc(tooLate, func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			for _, x := range sentinels {
+				x.client.Do(ctx, "SENTINEL", "SET", Name, "down-after-milliseconds", patient)
+			}
+		})
+		t.Cleanup(func() { again.Stop() })
 	}
 	return s
 }
+
+// tooLate is when a failover that should have happened may never happen: Sentinel
+// takes no replica that was alone for longer than ten times the silence it bears,
+// and does nothing for half a minute once it finds that its machine has stalled.
+// If it bears more, it takes one.
+const tooLate = 10 * time.Second
 
 // StartCluster starts a Cluster of three primaries and returns its addresses.
 func StartCluster(t testing.TB) []*Server {
@@ -206,7 +220,7 @@ func StartCluster(t testing.TB) []*Server {
 func startClusterServer(t testing.TB) *Server {
 	t.Helper()
 	return Start(t, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000",
-		"--repl-diskless-sync-delay", "0")
+		"--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0")
 }
 
 func setTimeout(t testing.TB, list []*Server, timeout string) {
