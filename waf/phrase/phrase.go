@@ -1,5 +1,5 @@
 // Package phrase finds out whether a text has one of many phrases in it, in
-// time that depends on the text alone and in a tenth of the memory that Coraza's
+// time that grows with the text alone, and in a tenth of the memory that Coraza's
 // own automata take: the Core Rule Set's 5 800 phrases are half of what a
 // compiled rule set keeps otherwise.
 package phrase
@@ -12,7 +12,7 @@ import (
 // Set is a set of phrases: an automaton as Aho and Corasick describe it
 // ("Efficient string matching", 1975). Its states are the beginnings of phrases,
 // numbered by length and then by text; so the states that go on from one are
-// neighbours, and three numbers and a byte are all there is to know of each.
+// neighbours, and two numbers and two bytes are all there is to know of each.
 // State 0 is the empty text. A Set never changes and is safe for concurrent use.
 type Set struct {
 	// follow has the first of the states that go on from each; they end where
@@ -20,9 +20,8 @@ type Set struct {
 	follow []uint32
 	last   []byte   // the last byte of each state
 	shrunk []uint32 // its longest proper end that is a state too
-	ends   []byte   // ends, a set of bits
+	ends   []byte   // what ends there, a set of bits
 	start  [256]uint32
-	count  int
 }
 
 const (
@@ -43,7 +42,7 @@ func New(phrases []string) *Set {
 	list = slices.DeleteFunc(list, func(p []byte) bool { return len(p) == 0 })
 	slices.SortFunc(list, bytes.Compare)
 	list = slices.CompactFunc(list, bytes.Equal)
-	s := &Set{count: len(list)}
+	s := new(Set)
 	s.addStates(list)
 	s.link()
 	return s
@@ -131,7 +130,8 @@ func (s *Set) In(text string) bool {
 }
 
 // Find returns where the first phrase in the text begins, and where the longest
-// ends that begins there. ok is false if there is none.
+// ends that begins there. ok is false if there is none. Its time grows with the
+// phrases' length too: it is for texts that have one.
 func (s *Set) Find(text string) (from, to int, ok bool) {
 	for from = range len(text) {
 		if to, ok = s.at(text, from); ok {
@@ -156,9 +156,6 @@ func (s *Set) at(text string, from int) (to int, ok bool) {
 		}
 	}
 }
-
-// Len is the number of different phrases.
-func (s *Set) Len() int { return s.count }
 
 func lower(c byte) byte {
 	if 'A' <= c && c <= 'Z' {

@@ -35,6 +35,7 @@ func TestPhrasesAreFound(t *testing.T) {
 		{"abc", "", "-"},
 		{"", "abc", "-"},
 		{"|abc", "xabc", "abc"},
+		{"b|A|a|b", "xAb", "A"}, // twice
 	} {
 		s := phrase.New(strings.Split(c.phrases, "|"))
 		from, to, ok := s.Find(c.text)
@@ -42,11 +43,8 @@ func TestPhrasesAreFound(t *testing.T) {
 			t.Errorf("%q in %q: %d to %d, %v, in %v, want %q", c.phrases, c.text, from, to, ok, s.In(c.text), c.found)
 		}
 	}
-	if s := phrase.New(nil); s.In("") || s.In("a") || s.Len() != 0 {
+	if s := phrase.New(nil); s.In("") || s.In("a") {
 		t.Error("no phrases are in a text")
-	}
-	if n := phrase.New([]string{"b", "A", "", "a", "b"}).Len(); n != 2 {
-		t.Errorf("%d phrases, want 2", n)
 	}
 }
 
